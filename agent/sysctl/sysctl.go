@@ -1,0 +1,207 @@
+// Package sysctl sets the kernel parameters that multiroute needs, remembers
+// what they were before, and puts them back.
+package sysctl
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Setting is one parameter under /proc/sys, e.g. "net/ipv4/ip_forward".
+// Interface names may hold dots, so the path form is used throughout.
+type Setting struct {
+	Key   string
+	Value string
+	// From, if not empty, is the only present value that is changed: a setting
+	// that was switched off on purpose stays off.
+	From string
+	// Implied parameters change as a side effect of writing this one; they are
+	// remembered and put back too.
+	Implied []string
+}
+
+// Store reads and writes parameters below Root (usually /proc/sys) and keeps
+// their first values in the file Saved. It has no state of its own.
+type Store struct {
+	Root  string
+	Saved string
+}
+
+// Deviation is a parameter that is not as wanted.
+type Deviation struct {
+	Setting
+	Have string
+}
+
+// String says what is wrong in sysctl(8)'s words.
+func (d Deviation) String() string {
+	return fmt.Sprintf("sysctl %s is %s, needed is %s", strings.ReplaceAll(d.Key, "/", "."), d.Have, d.Value)
+}
+
+// Check returns the settings that do not hold. Parameters that do not exist
+// (an interface that is gone, no IPv6) are left out.
+func (s Store) Check(want []Setting) ([]Deviation, error) {
+	var wrong []Deviation
+	var errs []error
+	for _, w := range want {
+		have, err := s.read(w.Key)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			errs = append(errs, err)
+		case have != w.Value && (w.From == "" || have == w.From):
+			wrong = append(wrong, Deviation{w, have})
+		}
+	}
+	return wrong, errors.Join(errs...)
+}
+
+// Apply corrects the deviations in order. Each first value is on disk before
+// it is overwritten, so that Restore works after a crash at any point.
+func (s Store) Apply(wrong []Deviation) error {
+	if len(wrong) == 0 {
+		return nil
+	}
+	saved, err := s.load()
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, v := range saved {
+		known[v.Key] = true
+	}
+	added := false
+	for _, d := range wrong {
+		for _, key := range append([]string{d.Key}, d.Implied...) {
+			if known[key] {
+				continue
+			}
+			have, err := s.read(key)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			known[key], added = true, true
+			saved = append(saved, value{key, have})
+		}
+	}
+	if added {
+		if err := s.store(saved); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, d := range wrong {
+		if err := s.write(d.Key, d.Value); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Restore puts the first values back, forwarding first, and forgets them.
+// Parameters whose interface is gone are skipped.
+func (s Store) Restore() error {
+	saved, err := s.load()
+	if err != nil {
+		return err
+	}
+	// The global switches overwrite parameters of interfaces, so they go first.
+	slices.SortStableFunc(saved, func(a, b value) int { return cmp.Compare(rank(a.Key), rank(b.Key)) })
+	var errs []error
+	for _, v := range saved {
+		if err := s.write(v.Key, v.Value); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := os.Remove(s.Saved); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forgetting the saved sysctls: %w", err)
+	}
+	return nil
+}
+
+type value struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// rank orders parameters from the whole system to one interface.
+func rank(key string) int {
+	switch {
+	case !strings.Contains(key, "/conf/"), strings.Contains(key, "/conf/all/"):
+		return 0
+	case strings.Contains(key, "/conf/default/"):
+		return 1
+	}
+	return 2
+}
+
+func (s Store) path(key string) string { return filepath.Join(s.Root, key) }
+
+func (s Store) read(key string) (string, error) {
+	b, err := os.ReadFile(s.path(key))
+	if err != nil {
+		return "", fmt.Errorf("reading a sysctl: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func (s Store) write(key, v string) error {
+	if have, err := s.read(key); err == nil && have == v {
+		return nil
+	}
+	f, err := os.OpenFile(s.path(key), os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("writing a sysctl: %w", err)
+	}
+	_, err = f.WriteString(v)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("writing a sysctl: %s: %w", v, err)
+	}
+	return nil
+}
+
+// load returns what was saved; a missing or damaged file is an empty one,
+// because refusing to run would not bring the values back.
+func (s Store) load() ([]value, error) {
+	b, err := os.ReadFile(s.Saved)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the saved sysctls: %w", err)
+	}
+	var saved []value
+	if json.Unmarshal(b, &saved) != nil {
+		return nil, nil
+	}
+	return slices.DeleteFunc(saved, func(v value) bool { return !strings.HasPrefix(v.Key, "net/") || strings.Contains(v.Key, "..") }), nil
+}
+
+// store writes the file atomically.
+func (s Store) store(saved []value) error {
+	b, err := json.MarshalIndent(saved, "", " ")
+	if err != nil {
+		return err
+	}
+	tmp := s.Saved + ".new"
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return fmt.Errorf("saving sysctls: %w", err)
+	}
+	if err := os.Rename(tmp, s.Saved); err != nil {
+		return fmt.Errorf("saving sysctls: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,503 @@
+package nat
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Compile turns a Spec into rules. It is pure: equal specs give equal rulesets.
+func Compile(s Spec) Ruleset {
+	c := compiler{Spec: s, byInterface: map[string][]Uplink{}}
+	for _, u := range s.Uplinks {
+		if len(c.byInterface[u.Interface]) == 0 {
+			c.interfaces = append(c.interfaces, u.Interface)
+		}
+		c.byInterface[u.Interface] = append(c.byInterface[u.Interface], u)
+	}
+	c.restore()
+	c.classify()
+	c.portForwards()
+	c.own()
+	if s.Guard {
+		c.guard()
+	}
+	c.bind()
+	c.masquerade()
+	for _, u := range s.Uplinks {
+		c.chain(Chain{Name: u.chain(markChain), Rules: []Rule{{SetMark{Mask: s.Mask, Value: u.Mark}}}})
+		c.chain(Chain{Name: u.chain(bindChain), Rules: []Rule{{SetMark{Conn: true, Mask: s.Mask, Value: u.Mark}, SetMark{Mask: s.Mask, Value: u.Mark}}}})
+	}
+	for _, p := range s.Policies {
+		c.chain(Chain{Name: p.chain(), Rules: []Rule{{SetMark{Mask: s.Mask, Value: p.Mark}}}})
+	}
+	return c.rules
+}
+
+func (p Policy) chain() string { return fmt.Sprintf("%s%d-%s", policyChain, p.ID, p.Name) }
+
+type compiler struct {
+	Spec
+	interfaces  []string // with uplinks, in order, each once
+	byInterface map[string][]Uplink
+	rules       Ruleset
+}
+
+func (c *compiler) chain(ch Chain) { c.rules.Chains = append(c.rules.Chains, ch) }
+
+// restore puts the mark of a known connection on each of its packets: one
+// look-up, whatever the number of uplinks.
+func (c *compiler) restore() {
+	c.chain(Chain{Name: "restore", Type: Filter, Hook: Prerouting, Priority: priorityMangle, Rules: c.byConnMark(markChain)})
+}
+
+func (c *compiler) byConnMark(chain string) []Rule {
+	if len(c.Uplinks) == 0 {
+		return nil
+	}
+	m := Map{Field: ConnMark, Mask: c.Mask}
+	for _, u := range c.Uplinks {
+		m.Entries = append(m.Entries, MapEntry{mark(u.Mark), Verdict{Goto, u.chain(chain)}})
+	}
+	return []Rule{{m}}
+}
+
+// classify binds a connection that comes in from an uplink to that uplink, so
+// that its replies leave where it came in. It runs before port forwards change
+// the destination.
+func (c *compiler) classify() {
+	var rules []Rule
+	if len(c.interfaces) > 0 {
+		m := Map{Field: InInterface}
+		for _, name := range c.interfaces {
+			uplinks := c.byInterface[name]
+			target := uplinks[0].chain(bindChain)
+			if inbound := c.inbound(name, uplinks); inbound != nil {
+				target = "inbound-" + name
+				c.chain(Chain{Name: target, Rules: inbound})
+			}
+			m.Entries = append(m.Entries, MapEntry{ifname(name), Verdict{Goto, target}})
+		}
+		rules = append(rules, Rule{m})
+	}
+	c.chain(Chain{Name: "classify", Type: NAT, Hook: Prerouting, Priority: priorityMangle, Rules: rules})
+}
+
+// inbound tells apart what comes in by one interface: clients by their source,
+// uplinks by the destination address, else by the gateway that sent the frame.
+// It returns nil where there is nothing to tell apart.
+func (c *compiler) inbound(name string, uplinks []Uplink) []Rule {
+	networks := c.networks(name)
+	if len(uplinks) == 1 && len(networks) == 0 {
+		return nil
+	}
+	var rules []Rule
+	gateways := gatewaysOf(uplinks)
+	for _, v6 := range []bool{false, true} {
+		inside := prefixes(family(networks, v6))
+		if len(inside) == 0 {
+			continue
+		}
+		clients := Rule{Match{Field: source(v6), Values: inside}}
+		if g := addresses(family(gateways, v6)); len(g) > 0 {
+			clients = append(clients, Match{Field: source(v6), Op: IsNot, Values: g})
+		}
+		rules = append(rules, append(clients, Verdict{Kind: Return}))
+	}
+	owners := map[netip.Addr]int{}
+	for _, u := range uplinks {
+		for _, a := range u.Addresses {
+			owners[a]++
+		}
+	}
+	for _, v6 := range []bool{false, true} {
+		m := Map{Field: destination(v6)}
+		for _, u := range uplinks {
+			for _, a := range family(u.Addresses, v6) {
+				if owners[a] == 1 {
+					m.Entries = append(m.Entries, MapEntry{address(a), Verdict{Goto, u.chain(bindChain)}})
+				}
+			}
+		}
+		if len(m.Entries) > 0 {
+			rules = append(rules, Rule{m})
+		}
+	}
+	senders := Map{Field: EtherSource}
+	seen := map[[6]byte]bool{}
+	for _, u := range uplinks {
+		for _, mac := range u.MACs {
+			if !seen[mac] {
+				seen[mac] = true
+				senders.Entries = append(senders.Entries, MapEntry{ether(mac), Verdict{Goto, u.chain(bindChain)}})
+			}
+		}
+	}
+	if len(senders.Entries) > 0 {
+		rules = append(rules, Rule{senders})
+	}
+	return append(rules, Rule{Verdict{Goto, uplinks[0].chain(bindChain)}})
+}
+
+func (c *compiler) networks(name string) []netip.Prefix {
+	var list []netip.Prefix
+	for _, n := range c.Networks {
+		if n.Interface == name {
+			list = append(list, n.Prefix)
+		}
+	}
+	return list
+}
+
+// maxEntries bounds the entries of one map: one netlink attribute holds 64 KiB.
+const maxEntries = 500
+
+// portForwards changes the destination of connections that came in from an
+// uplink to one of the router's own addresses.
+func (c *compiler) portForwards() {
+	if len(c.Forwards) == 0 || len(c.Uplinks) == 0 {
+		return
+	}
+	rules := []Rule{
+		{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(0)}}, Verdict{Kind: Return}},
+		{Match{Field: DestType, Op: IsNot, Values: []Value{local}}, Verdict{Kind: Return}},
+	}
+	some := Map{Field: ConnMark, Mask: c.Mask}
+	for _, u := range c.Uplinks {
+		if r := dnat(c.Forwards, func(f PortForward) bool { return slices.Contains(f.Uplinks, u.ID) }); len(r) > 0 {
+			if all := c.forAll(); len(all) > 0 {
+				r = append(r, all...)
+			}
+			c.chain(Chain{Name: u.chain(forwardChain), Rules: r})
+			some.Entries = append(some.Entries, MapEntry{mark(u.Mark), Verdict{Goto, u.chain(forwardChain)}})
+		}
+	}
+	if len(some.Entries) > 0 {
+		rules = append(rules, Rule{some})
+	}
+	rules = append(rules, c.forAll()...)
+	c.chain(Chain{Name: "forward_ports", Type: NAT, Hook: Prerouting, Priority: priorityDNAT, Rules: rules})
+}
+
+func (c *compiler) forAll() []Rule {
+	return dnat(c.Forwards, func(f PortForward) bool { return len(f.Uplinks) == 0 })
+}
+
+func dnat(forwards []PortForward, chosen func(PortForward) bool) []Rule {
+	var rules []Rule
+	for _, v6 := range []bool{false, true} {
+		var entries []DNATEntry
+		for _, f := range forwards {
+			if chosen(f) && f.To.Addr().Is6() == v6 {
+				entries = append(entries, DNATEntry{f.Protocol, f.Port, f.To})
+			}
+		}
+		for chunk := range slices.Chunk(entries, maxEntries) {
+			rules = append(rules, Rule{DNAT{IPv6: v6, Entries: chunk}})
+		}
+	}
+	return rules
+}
+
+// own is restore for the router's own packets. Two things are special about
+// the router's own unbound connections, whose source (Own) is no uplink's
+// address: IPv6 chooses their route before they have ports, so the default
+// policy's mark has it chosen again with the flow label; and packets that
+// conntrack holds invalid are not NATed, so they must not leave.
+func (c *compiler) own() {
+	rules := c.byConnMark(markChain)
+	if len(c.interfaces) > 0 {
+		for _, a := range c.Own {
+			v6 := a.Is6()
+			from := Match{Field: source(v6), Values: []Value{address(a)}}
+			rules = append(rules, Rule{from, c.outUplink(Is), Match{Field: ConnState, Op: AnyBit, Values: []Value{invalid}}, Verdict{Kind: Drop}})
+			if v6 && len(c.Policies) > 0 {
+				rules = append(rules, Rule{from, c.outUplink(Is), Verdict{Goto, c.Policies[0].chain()}})
+			}
+		}
+	}
+	c.chain(Chain{Name: "own", Type: Route, Hook: Output, Priority: priorityMangle, Rules: rules})
+}
+
+// guard drops what came in unasked and what would leave un-NATed. Every NATed
+// connection passes at the first rule after its first packet.
+func (c *compiler) guard() {
+	if len(c.interfaces) == 0 {
+		return
+	}
+	in, out := Map{Field: InInterface}, Map{Field: OutInterface}
+	for _, name := range c.interfaces {
+		inChain, outChain := "guard-in", "guard-out"
+		if networks := c.networks(name); len(networks) > 0 {
+			inChain, outChain = c.guardShared(name, networks)
+		}
+		in.Entries = append(in.Entries, MapEntry{ifname(name), Verdict{Goto, inChain}})
+		out.Entries = append(out.Entries, MapEntry{ifname(name), Verdict{Goto, outChain}})
+	}
+	c.chain(Chain{Name: "guard-in", Rules: c.guardIn()})
+	c.chain(Chain{Name: "guard-out", Rules: c.guardOut()})
+	c.chain(Chain{Name: "guard", Type: Filter, Hook: Forward, Priority: priorityFilter, Rules: []Rule{
+		{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{snat, dnatted}}, Verdict{Kind: Accept}},
+		{in},
+		{out},
+	}})
+}
+
+// guardShared makes the chains of an interface that serves clients too: what
+// its clients send is judged as outgoing, what goes to them as incoming.
+func (c *compiler) guardShared(name string, networks []netip.Prefix) (inChain, outChain string) {
+	inChain, outChain = "guard-in-"+name, "guard-out-"+name
+	gateways := gatewaysOf(c.byInterface[name])
+	var in, out []Rule
+	for _, v6 := range []bool{false, true} {
+		if inside := prefixes(family(networks, v6)); len(inside) > 0 {
+			client := Rule{Match{Field: source(v6), Values: inside}}
+			if g := addresses(family(gateways, v6)); len(g) > 0 {
+				client = append(client, Match{Field: source(v6), Op: IsNot, Values: g})
+			}
+			in = append(in, append(slices.Clone(client), c.outUplink(Is), Verdict{Goto, outChain}), append(slices.Clone(client), Verdict{Kind: Accept}))
+		}
+		if g := addresses(family(gateways, v6)); len(g) > 0 {
+			out = append(out, Rule{Match{Field: nexthop(v6), Values: g}, Verdict{Goto, "guard-out"}})
+		}
+	}
+	c.chain(Chain{Name: outChain, Rules: append(out, Rule{Verdict{Kind: Accept}})})
+	c.chain(Chain{Name: inChain, Rules: append(in, Rule{Verdict{Goto, "guard-in"}})})
+	return inChain, outChain
+}
+
+func (c *compiler) guardIn() []Rule {
+	var rules []Rule
+	known := Match{Field: ConnState, Op: AnyBit, Values: []Value{established, related}}
+	for _, v6 := range []bool{false, true} {
+		if routed := prefixes(family(c.Routed, v6)); len(routed) > 0 {
+			rules = append(rules, Rule{Match{Field: destination(v6), Values: routed}, known, Verdict{Kind: Accept}})
+		}
+	}
+	return append(rules, Rule{Verdict{Kind: Drop}})
+}
+
+func (c *compiler) guardOut() []Rule {
+	rules := []Rule{{Match{Field: ConnState, Op: AnyBit, Values: []Value{invalid, untracked}}, Verdict{Kind: Drop}}}
+	var off []Value
+	for _, name := range c.interfaces {
+		if !slices.ContainsFunc(c.byInterface[name], func(u Uplink) bool { return !u.NoIPv6 }) {
+			off = append(off, ifname(name))
+		}
+	}
+	if len(off) > 0 {
+		rules = append(rules, Rule{Match{Field: IPv6, Values: []Value{ipv6}}, Match{Field: OutInterface, Values: off}, Verdict{Kind: Drop}})
+	}
+	rules = append(rules, c.unNATed(Verdict{Kind: Accept})...)
+	return append(rules, Rule{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{confirmed}}, Verdict{Kind: Drop}})
+}
+
+// unNATed gives what leaves without NAT the verdict: sources in Routed; over
+// IPv6 only by the uplinks that route.
+func (c *compiler) unNATed(v Verdict) []Rule {
+	var rules []Rule
+	if routed := prefixes(family(c.Routed, false)); len(routed) > 0 {
+		rules = append(rules, Rule{Match{Field: Source4, Values: routed}, v})
+	}
+	var routing []Value
+	for _, name := range c.interfaces {
+		if slices.ContainsFunc(c.byInterface[name], func(u Uplink) bool { return u.Routed6 }) {
+			routing = append(routing, ifname(name))
+		}
+	}
+	if routed := prefixes(family(c.Routed, true)); len(routed) > 0 && len(routing) > 0 {
+		rules = append(rules, Rule{Match{Field: OutInterface, Values: routing}, Match{Field: Source6, Values: routed}, v})
+	}
+	return rules
+}
+
+// bind binds a new connection to the uplink that routing chose for it: by
+// interface, on a shared one by gateway.
+func (c *compiler) bind() {
+	var rules []Rule
+	if len(c.interfaces) > 0 {
+		m := Map{Field: OutInterface}
+		for _, name := range c.interfaces {
+			uplinks := c.byInterface[name]
+			target := uplinks[0].chain(bindChain)
+			if len(uplinks) > 1 || len(c.networks(name)) > 0 {
+				target = "outbound-" + name
+				c.chain(Chain{Name: target, Rules: outbound(uplinks)})
+			}
+			m.Entries = append(m.Entries, MapEntry{ifname(name), Verdict{Goto, target}})
+		}
+		rules = []Rule{{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(0)}}, m}}
+	}
+	c.chain(Chain{Name: "bind", Type: NAT, Hook: Postrouting, Priority: priorityMangle, Rules: rules})
+}
+
+// outbound binds by gateway. What goes to a neighbour on the interface itself
+// stays unbound: its packets need no uplink's table.
+func outbound(uplinks []Uplink) []Rule {
+	var rules []Rule
+	for _, v6 := range []bool{false, true} {
+		m := Map{Field: nexthop(v6)}
+		for _, u := range uplinks {
+			for _, g := range family(u.Gateways, v6) {
+				m.Entries = append(m.Entries, MapEntry{address(g), Verdict{Goto, u.chain(bindChain)}})
+			}
+		}
+		if len(m.Entries) > 0 {
+			rules = append(rules, Rule{m})
+		}
+	}
+	return rules
+}
+
+// masquerade gives what leaves an uplink the uplink's address. masquerade
+// rather than snat wherever possible: it lets the kernel end connections whose
+// interface or address is gone.
+func (c *compiler) masquerade() {
+	var rules []Rule
+	if len(c.interfaces) > 0 {
+		rules = append(rules, Rule{c.outUplink(IsNot), Verdict{Kind: Return}})
+		rules = append(rules, c.unNATed(Verdict{Kind: Return})...)
+		for _, name := range c.interfaces {
+			if len(c.networks(name)) == 0 {
+				continue
+			}
+			// to a client on the shared interface: neither a gateway's nor ours to NAT
+			for _, v6 := range []bool{false, true} {
+				here := Rule{Match{Field: OutInterface, Values: []Value{ifname(name)}}, Match{Field: IPv6, Values: []Value{nfproto(v6)}}}
+				if g := addresses(family(gatewaysOf(c.byInterface[name]), v6)); len(g) > 0 {
+					here = append(here, Match{Field: nexthop(v6), Op: IsNot, Values: g})
+				}
+				rules = append(rules, append(here, Verdict{Kind: Return}))
+			}
+		}
+		for _, u := range c.Uplinks {
+			for _, a := range u.Source {
+				rules = append(rules, Rule{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(u.Mark)}},
+					Match{Field: IPv6, Values: []Value{nfproto(a.Is6())}}, SNAT{a}})
+			}
+		}
+		rules = append(rules, Rule{Masquerade{}})
+	}
+	c.chain(Chain{Name: "masquerade", Type: NAT, Hook: Postrouting, Priority: prioritySNAT, Rules: rules})
+}
+
+// outUplink matches packets by whether they leave by an uplink's interface.
+func (c *compiler) outUplink(op Op) Match {
+	m := Match{Field: OutInterface, Op: op}
+	for _, name := range c.interfaces {
+		m.Values = append(m.Values, ifname(name))
+	}
+	return m
+}
+
+func gatewaysOf(uplinks []Uplink) []netip.Addr {
+	var all []netip.Addr
+	for _, u := range uplinks {
+		all = append(all, u.Gateways...)
+	}
+	return all
+}
+
+func source(v6 bool) Field      { return choose(v6, Source6, Source4) }
+func destination(v6 bool) Field { return choose(v6, Dest6, Dest4) }
+func nexthop(v6 bool) Field     { return choose(v6, Nexthop6, Nexthop4) }
+
+func choose(v6 bool, six, four Field) Field {
+	if v6 {
+		return six
+	}
+	return four
+}
+
+// family keeps the addresses or prefixes of one family.
+func family[T interface{ String() string }](all []T, v6 bool) []T {
+	return slices.DeleteFunc(slices.Clone(all), func(t T) bool { return strings.Contains(t.String(), ":") != v6 })
+}
+
+// Values, in the byte order in which the kernel compares them.
+
+// bits is a host-order number.
+func bits(text string, n uint32) Value {
+	return Value{Text: text, Raw: string(binary.NativeEndian.AppendUint32(nil, n))}
+}
+
+func mark(m uint32) Value { return bits(fmt.Sprintf("0x%08x", m), m) }
+
+// Connection states and status bits (net/netfilter/nf_tables.h NF_CT_STATE_BIT,
+// linux/netfilter/nf_conntrack_common.h enum ip_conntrack_status), address type
+// (linux/rtnetlink.h RTN_LOCAL), families (linux/netfilter.h).
+var (
+	invalid     = bits("invalid", 1)
+	established = bits("established", 2)
+	related     = bits("related", 4)
+	untracked   = bits("untracked", 64)
+	confirmed   = bits("confirmed", 1<<3)
+	snat        = bits("snat", 1<<4)
+	dnatted     = bits("dnat", 1<<5)
+	local       = bits("local", 2)
+	ipv4        = Value{Text: "ipv4", Raw: "\x02"}
+	ipv6        = Value{Text: "ipv6", Raw: "\x0a"}
+)
+
+func nfproto(v6 bool) Value {
+	if v6 {
+		return ipv6
+	}
+	return ipv4
+}
+
+// ifname pads to IFNAMSIZ: shorter data would match every name with this
+// prefix.
+func ifname(name string) Value {
+	var raw [16]byte
+	copy(raw[:15], name)
+	return Value{Text: fmt.Sprintf("%q", name), Raw: string(raw[:])}
+}
+
+func address(a netip.Addr) Value { return Value{Text: a.String(), Raw: string(a.AsSlice())} }
+
+func addresses(all []netip.Addr) []Value {
+	var values []Value
+	seen := map[netip.Addr]bool{}
+	for _, a := range all {
+		if !seen[a] {
+			seen[a] = true
+			values = append(values, address(a))
+		}
+	}
+	return values
+}
+
+func ether(mac [6]byte) Value {
+	return Value{Text: fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]), Raw: string(mac[:])}
+}
+
+// prefixes turns prefixes into ranges, without those inside another: the
+// kernel refuses overlapping ranges.
+func prefixes(all []netip.Prefix) []Value {
+	all = slices.Clone(all)
+	slices.SortFunc(all, func(a, b netip.Prefix) int {
+		if c := a.Masked().Addr().Compare(b.Masked().Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+	var values []Value
+	var last netip.Prefix
+	for _, p := range all {
+		p = p.Masked()
+		if last.IsValid() && last.Overlaps(p) {
+			continue
+		}
+		last = p
+		lo := p.Addr().AsSlice()
+		hi := slices.Clone(lo)
+		for i := p.Bits(); i < len(hi)*8; i++ {
+			hi[i/8] |= 0x80 >> (i % 8)
+		}
+		values = append(values, Value{Text: p.String(), Raw: string(lo), Hi: string(hi)})
+	}
+	return values
+}

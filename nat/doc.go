@@ -1,0 +1,31 @@
+// Package nat owns multiroute's nftables table: marks, the choice of uplink
+// for a connection, masquerade, port forwards and the guard. It knows nothing
+// of configuration, routing or health.
+//
+// A Spec is the desired state as plain data. Compile turns it into a Ruleset:
+// chains of rules that print themselves as nft(8) would write them. Table
+// compares the fingerprints of those rules with the ones in the kernel and
+// writes what differs in one transaction, so there is never a moment without
+// rules.
+//
+// # The way of a packet
+//
+//	prerouting   restore        known connection: its uplink's mark goes on the packet
+//	             classify       first packet from an uplink: bound to that uplink
+//	             forward_ports  first packet from an uplink: port forwards
+//	output       own            the router's own packets: the same as restore
+//	forward      guard          nothing enters unasked, nothing leaves un-NATed
+//	postrouting  bind           first packet, route chosen: bound to the uplink it leaves by
+//	             masquerade     first packet out of an uplink: NATed to its address
+//
+// classify, forward_ports, bind and masquerade are nat-type chains, which the
+// kernel runs for the first packet of a connection only (nf_nat_inet_fn,
+// net/netfilter/nf_nat_core.c). That is also right for one-way UDP, which stays
+// "new" to conntrack for ever.
+//
+// Invariant: a connection has an uplink's mark exactly if one of our nat-type
+// chains saw its first packet. What has no mark and is no first packet began
+// before the rules did.
+//
+// Only kernel_linux.go touches the kernel.
+package nat

@@ -1,0 +1,268 @@
+package nat
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// encoded is a rule in the kernel's terms: its expressions, and the anonymous
+// sets that they look things up in. Look-ups refer to sets by pointer until
+// the transaction gives them their numbers.
+type encoded struct {
+	exprs []expr.Any
+	sets  []encodedSet
+}
+
+type encodedSet struct {
+	set      *nftables.Set
+	elements []nftables.SetElement
+	lookup   *expr.Lookup // needs the set's name and id
+}
+
+// Registers (linux/netfilter/nf_tables.h): reg is 16 bytes wide; reg32 counts
+// the 4-byte registers over the same space, beginning at reg.
+const reg = unix.NFT_REG_1
+
+func reg32(n uint32) uint32 { return unix.NFT_REG32_00 + n }
+
+// encode turns a rule's statements into expressions. The tests list the result
+// with nft and compare it with the rule's own text.
+func encode(r Rule) encoded {
+	var e encoded
+	for _, s := range r {
+		switch s := s.(type) {
+		case Match:
+			e.load(s.Field, s.Mask)
+			e.compare(s)
+		case Map:
+			e.load(s.Field, s.Mask)
+			e.verdicts(s)
+		case SetMark:
+			e.setMark(s)
+		case Verdict:
+			e.add(verdict(s))
+		case Masquerade:
+			e.add(&expr.Masq{})
+		case SNAT:
+			family := uint32(unix.NFPROTO_IPV4)
+			if s.To.Is6() {
+				family = unix.NFPROTO_IPV6
+			}
+			e.add(&expr.Immediate{Register: reg, Data: s.To.AsSlice()},
+				&expr.NAT{Type: expr.NATTypeSourceNAT, Family: family, RegAddrMin: reg})
+		case DNAT:
+			e.dnat(s)
+		default:
+			panic(fmt.Sprintf("nat: statement %T has no encoding", s)) // a new statement without its case here: the first test finds it
+		}
+	}
+	return e
+}
+
+func (e *encoded) add(x ...expr.Any) { e.exprs = append(e.exprs, x...) }
+
+// load puts a field into reg. Fields of one family match only packets of that
+// family.
+func (e *encoded) load(f Field, mask uint32) {
+	payload := func(base expr.PayloadBase, offset, length uint32) *expr.Payload {
+		return &expr.Payload{DestRegister: reg, Base: base, Offset: offset, Len: length}
+	}
+	only := func(family byte) {
+		e.add(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{family}})
+	}
+	switch f {
+	case InInterface:
+		e.add(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg})
+	case OutInterface:
+		e.add(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg})
+	case ConnMark:
+		e.add(&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, and(mask, 0))
+	case ConnState:
+		e.add(&expr.Ct{Key: expr.CtKeySTATE, Register: reg})
+	case ConnStatus:
+		e.add(&expr.Ct{Key: expr.CtKeySTATUS, Register: reg})
+	case Source4:
+		only(unix.NFPROTO_IPV4)
+		e.add(payload(expr.PayloadBaseNetworkHeader, 12, 4))
+	case Dest4:
+		only(unix.NFPROTO_IPV4)
+		e.add(payload(expr.PayloadBaseNetworkHeader, 16, 4))
+	case Source6:
+		only(unix.NFPROTO_IPV6)
+		e.add(payload(expr.PayloadBaseNetworkHeader, 8, 16))
+	case Dest6:
+		only(unix.NFPROTO_IPV6)
+		e.add(payload(expr.PayloadBaseNetworkHeader, 24, 16))
+	case Nexthop4:
+		only(unix.NFPROTO_IPV4)
+		e.add(&expr.Rt{Key: expr.RtNexthop4, Register: reg})
+	case Nexthop6:
+		only(unix.NFPROTO_IPV6)
+		e.add(&expr.Rt{Key: expr.RtNexthop6, Register: reg})
+	case EtherSource:
+		e.add(&expr.Meta{Key: expr.MetaKeyIIFTYPE, Register: reg},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binaryutil.NativeEndian.PutUint16(unix.ARPHRD_ETHER)},
+			payload(expr.PayloadBaseLLHeader, 6, 6))
+	case Protocol:
+		e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg})
+	case DestPort:
+		e.add(payload(expr.PayloadBaseTransportHeader, 2, 2))
+	case DestType:
+		e.add(&expr.Fib{Register: reg, FlagDADDR: true, ResultADDRTYPE: true})
+	case IPv6:
+		e.add(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg})
+	}
+}
+
+// and is register & mask ^ xor; with xor outside the mask that is "or".
+func and(mask, xor uint32) *expr.Bitwise {
+	return &expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: native(mask), Xor: native(xor)}
+}
+
+func native(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
+
+func (e *encoded) compare(m Match) {
+	op := expr.CmpOpEq
+	if m.Op == IsNot {
+		op = expr.CmpOpNeq
+	}
+	switch {
+	case m.Op == AnyBit:
+		var all uint32
+		for _, v := range m.Values {
+			all |= binary.NativeEndian.Uint32([]byte(v.Raw))
+		}
+		e.add(and(all, 0), &expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: native(0)})
+	case len(m.Values) == 1 && m.Values[0].Hi != "":
+		v := m.Values[0]
+		e.add(&expr.Range{Op: op, Register: reg, FromData: []byte(v.Raw), ToData: []byte(v.Hi)})
+	case len(m.Values) == 1:
+		e.add(&expr.Cmp{Op: op, Register: reg, Data: []byte(m.Values[0].Raw)})
+	default:
+		set := &nftables.Set{Anonymous: true, Constant: true, KeyType: keyType(m.Field), KeyByteOrder: keyOrder(m.Field)}
+		var elements []nftables.SetElement
+		for _, v := range m.Values {
+			elements = append(elements, nftables.SetElement{Key: []byte(v.Raw)})
+			if v.Hi == "" {
+				continue
+			}
+			set.Interval = true
+			if end, ok := successor(v.Hi); ok {
+				elements = append(elements, nftables.SetElement{Key: end, IntervalEnd: true})
+			}
+		}
+		lookup := &expr.Lookup{SourceRegister: reg, Invert: m.Op == IsNot}
+		e.sets = append(e.sets, encodedSet{set, elements, lookup})
+		e.add(lookup)
+	}
+}
+
+// successor returns the number after hi, which ends a range for the kernel;
+// false after the last.
+func successor(hi string) ([]byte, bool) {
+	next := []byte(hi)
+	for i := len(next) - 1; i >= 0; i-- {
+		next[i]++
+		if next[i] != 0 {
+			return next, true
+		}
+	}
+	return nil, false
+}
+
+func (e *encoded) verdicts(m Map) {
+	set := &nftables.Set{Anonymous: true, Constant: true, IsMap: true, KeyType: keyType(m.Field), KeyByteOrder: keyOrder(m.Field), DataType: nftables.TypeVerdict}
+	var elements []nftables.SetElement
+	for _, entry := range m.Entries {
+		elements = append(elements, nftables.SetElement{Key: []byte(entry.Value.Raw), VerdictData: verdict(entry.Verdict)})
+	}
+	lookup := &expr.Lookup{SourceRegister: reg, DestRegister: 0, IsDestRegSet: true}
+	e.sets = append(e.sets, encodedSet{set, elements, lookup})
+	e.add(lookup)
+}
+
+func (e *encoded) setMark(s SetMark) {
+	if s.Conn {
+		e.add(&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, and(^s.Mask, s.Value), &expr.Ct{Key: expr.CtKeyMARK, Register: reg, SourceRegister: true})
+		return
+	}
+	e.add(&expr.Meta{Key: expr.MetaKeyMARK, Register: reg}, and(^s.Mask, s.Value), &expr.Meta{Key: expr.MetaKeyMARK, Register: reg, SourceRegister: true})
+}
+
+func (e *encoded) dnat(d DNAT) {
+	family, typ, port := byte(unix.NFPROTO_IPV4), nftables.TypeIPAddr, reg32(1)
+	if d.IPv6 {
+		family, typ, port = unix.NFPROTO_IPV6, nftables.TypeIP6Addr, reg32(4)
+	}
+	set := &nftables.Set{Anonymous: true, Constant: true, IsMap: true, Concatenation: true,
+		KeyType:  nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
+		DataType: nftables.MustConcatSetType(typ, nftables.TypeInetService)}
+	var elements []nftables.SetElement
+	for _, x := range d.Entries {
+		elements = append(elements, nftables.SetElement{
+			Key: slices.Concat([]byte{x.Protocol, 0, 0, 0}, padded(x.Port)),
+			Val: slices.Concat(x.To.Addr().AsSlice(), padded(x.To.Port())),
+		})
+	}
+	lookup := &expr.Lookup{SourceRegister: reg32(0), DestRegister: reg, IsDestRegSet: true}
+	e.sets = append(e.sets, encodedSet{set, elements, lookup})
+	e.add(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{family}},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg32(0)},
+		&expr.Payload{DestRegister: reg32(1), Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		lookup,
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(family), RegAddrMin: reg, RegProtoMin: port})
+}
+
+// padded is a port in a concatenation, where each part takes whole registers.
+func padded(port uint16) []byte {
+	return append(binary.BigEndian.AppendUint16(nil, port), 0, 0)
+}
+
+func verdict(v Verdict) *expr.Verdict {
+	kinds := map[VerdictKind]expr.VerdictKind{Accept: expr.VerdictAccept, Drop: expr.VerdictDrop, Return: expr.VerdictReturn, Goto: expr.VerdictGoto}
+	return &expr.Verdict{Kind: kinds[v.Kind], Chain: v.Chain}
+}
+
+// keyType names a field's type to nft(8).
+func keyType(f Field) nftables.SetDatatype {
+	switch f {
+	case InInterface, OutInterface:
+		return nftables.TypeIFName
+	case ConnMark:
+		return nftables.TypeMark
+	case Source4, Dest4, Nexthop4:
+		return nftables.TypeIPAddr
+	case Source6, Dest6, Nexthop6:
+		return nftables.TypeIP6Addr
+	case EtherSource:
+		return nftables.TypeEtherAddr
+	case Protocol:
+		return nftables.TypeInetProto
+	case DestPort:
+		return nftables.TypeInetService
+	case ConnState:
+		return nftables.TypeCTState
+	case ConnStatus:
+		return nftables.TypeCTStatus
+	case DestType:
+		return nftables.TypeFIBAddr
+	case IPv6:
+		return nftables.TypeNFProto
+	}
+	return nftables.TypeInvalid
+}
+
+// keyOrder tells nft(8) the byte order in which to print a field's values.
+func keyOrder(f Field) binaryutil.ByteOrder {
+	switch f {
+	case InInterface, OutInterface, ConnMark, ConnState, ConnStatus, DestType:
+		return binaryutil.NativeEndian
+	}
+	return binaryutil.BigEndian
+}

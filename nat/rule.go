@@ -1,0 +1,315 @@
+package nat
+
+import (
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Ruleset is a whole table: chains in the order in which they are written.
+type Ruleset struct {
+	Chains []Chain
+}
+
+// Chain is one chain. A regular chain has no Hook.
+type Chain struct {
+	Name     string
+	Type     ChainType
+	Hook     Hook
+	Priority int32
+	Rules    []Rule
+}
+
+// ChainType is nft's chain type.
+type ChainType string
+
+// The chain types (nft(8), CHAINS).
+const (
+	Filter ChainType = "filter"
+	NAT    ChainType = "nat"
+	Route  ChainType = "route" // routes a packet again when its mark changed
+)
+
+// Hook is a netfilter hook; empty for a regular chain.
+type Hook string
+
+// The hooks we use (linux/netfilter.h, enum nf_inet_hooks).
+const (
+	Prerouting  Hook = "prerouting"
+	Forward     Hook = "forward"
+	Output      Hook = "output"
+	Postrouting Hook = "postrouting"
+)
+
+// The priorities we use (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities).
+const (
+	priorityMangle = -150
+	priorityDNAT   = -100
+	priorityFilter = 0
+	prioritySNAT   = 100
+)
+
+// Rule is a list of statements, evaluated from left to right until one does
+// not match.
+type Rule []Statement
+
+// Statement is one part of a rule. The implementations below are all there
+// are: Match, Map, SetMark, Verdict, Masquerade, SNAT, DNAT.
+type Statement interface {
+	fmt.Stringer
+}
+
+// Field is a property of a packet or of its connection.
+type Field int
+
+// The fields that rules look at.
+const (
+	InInterface Field = iota
+	OutInterface
+	ConnMark // under a mask
+	ConnState
+	ConnStatus
+	Source4
+	Dest4
+	Source6
+	Dest6
+	Nexthop4 // the gateway that routing chose, or the destination where there is none
+	Nexthop6
+	EtherSource
+	Protocol // of the transport header; all protocols with ports
+	DestPort
+	DestType // address type of the destination for routing (fib)
+	IPv6     // whether the packet is IPv6
+)
+
+var fieldText = [...]string{"iifname", "oifname", "ct mark", "ct state", "ct status", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
+	"rt ip nexthop", "rt ip6 nexthop", "ether saddr", "meta l4proto", "th dport", "fib daddr type", "meta nfproto"}
+
+// Value is one value of a field: as nft writes it and as the kernel compares
+// it. Hi is set for a range (the last value in it).
+type Value struct {
+	Text string
+	Raw  string // bytes in the kernel's order for that field
+	Hi   string
+}
+
+// Op is how Match compares.
+type Op int
+
+// The comparisons.
+const (
+	Is     Op = iota // one of the values
+	IsNot            // none of the values
+	AnyBit           // has at least one bit of the value set
+)
+
+// Match goes on to the next statement if the field compares.
+type Match struct {
+	Field  Field
+	Mask   uint32 // ConnMark only
+	Op     Op
+	Values []Value
+}
+
+func (m Match) String() string {
+	var b strings.Builder
+	b.WriteString(fieldName(m.Field, m.Mask))
+	switch {
+	case m.Op == IsNot:
+		b.WriteString(" !=")
+	case m.Op == AnyBit && m.Field == ConnStatus: // "ct status snat" means "has the bit"; so it does for states
+	}
+	switch {
+	case m.Op == AnyBit:
+		texts := make([]string, len(m.Values))
+		for i, v := range m.Values {
+			texts[i] = v.Text
+		}
+		fmt.Fprintf(&b, " %s", strings.Join(texts, ","))
+	case len(m.Values) == 1:
+		fmt.Fprintf(&b, " %s", m.Values[0].Text)
+	default:
+		texts := make([]string, len(m.Values))
+		for i, v := range m.Values {
+			texts[i] = v.Text
+		}
+		fmt.Fprintf(&b, " { %s }", strings.Join(texts, ", "))
+	}
+	return b.String()
+}
+
+func fieldName(f Field, mask uint32) string {
+	if f == ConnMark {
+		return fmt.Sprintf("ct mark & 0x%08x", mask)
+	}
+	return fieldText[f]
+}
+
+// Map takes the verdict of the value that the field has; it goes on to the
+// next statement if there is none. One look-up, however many entries.
+type Map struct {
+	Field   Field
+	Mask    uint32 // ConnMark only
+	Entries []MapEntry
+}
+
+// MapEntry is one entry of a Map.
+type MapEntry struct {
+	Value   Value
+	Verdict Verdict
+}
+
+func (m Map) String() string {
+	texts := make([]string, len(m.Entries))
+	for i, e := range m.Entries {
+		texts[i] = fmt.Sprintf("%s : %s", e.Value.Text, e.Verdict)
+	}
+	return fmt.Sprintf("%s vmap { %s }", fieldName(m.Field, m.Mask), strings.Join(texts, ", "))
+}
+
+// SetMark writes our bits of the packet's or the connection's mark and keeps
+// all others.
+type SetMark struct {
+	Conn  bool // the connection's mark; else the packet's
+	Mask  uint32
+	Value uint32
+}
+
+func (s SetMark) String() string {
+	what := "meta mark"
+	if s.Conn {
+		what = "ct mark"
+	}
+	return fmt.Sprintf("%s set %s & 0x%08x | 0x%08x", what, what, ^s.Mask, s.Value)
+}
+
+// VerdictKind is what a Verdict does.
+type VerdictKind string
+
+// The verdicts.
+const (
+	Accept VerdictKind = "accept" // this chain only: other base chains still run
+	Drop   VerdictKind = "drop"
+	Return VerdictKind = "return"
+	Goto   VerdictKind = "goto"
+)
+
+// Verdict ends a rule.
+type Verdict struct {
+	Kind  VerdictKind
+	Chain string // Goto only
+}
+
+func (v Verdict) String() string {
+	if v.Kind == Goto {
+		return "goto " + v.Chain
+	}
+	return string(v.Kind)
+}
+
+// Masquerade NATs the source to the first address of the outgoing interface in
+// whose subnet the gateway is (inet_select_addr, net/ipv4/devinet.c).
+type Masquerade struct{}
+
+func (Masquerade) String() string { return "masquerade" }
+
+// SNAT NATs the source to a given address.
+type SNAT struct{ To netip.Addr }
+
+func (s SNAT) String() string {
+	if s.To.Is4() {
+		return "snat ip to " + s.To.String()
+	}
+	return "snat ip6 to " + s.To.String()
+}
+
+// DNAT NATs the destination by transport protocol and destination port; no
+// entry, no NAT. All entries are of one family.
+type DNAT struct {
+	IPv6    bool
+	Entries []DNATEntry
+}
+
+// DNATEntry is one entry of a DNAT.
+type DNATEntry struct {
+	Protocol uint8
+	Port     uint16
+	To       netip.AddrPort
+}
+
+func (d DNAT) String() string {
+	texts := make([]string, len(d.Entries))
+	for i, e := range d.Entries {
+		texts[i] = fmt.Sprintf("%s . %d : %s . %d", protocolText(e.Protocol), e.Port, e.To.Addr(), e.To.Port())
+	}
+	family := "ip"
+	if d.IPv6 {
+		family = "ip6"
+	}
+	return fmt.Sprintf("dnat %s to meta l4proto . th dport map { %s }", family, strings.Join(texts, ", "))
+}
+
+func protocolText(p uint8) string {
+	switch p {
+	case 6:
+		return "tcp"
+	case 17:
+		return "udp"
+	}
+	return fmt.Sprint(p)
+}
+
+// String prints the rule as nft does.
+func (r Rule) String() string {
+	texts := make([]string, len(r))
+	for i, s := range r {
+		texts[i] = s.String()
+	}
+	return strings.Join(texts, " ")
+}
+
+// fingerprintPrefix marks our rules' comments. A change of how statements
+// become expressions must change it, so that an upgraded agent rewrites rules
+// whose text is still the same.
+const fingerprintPrefix = "multiroute:1:"
+
+// Fingerprint identifies the rule's whole content, sets included. It is the
+// rule's comment in the kernel, because expressions cannot be read back
+// reliably.
+func (r Rule) Fingerprint() string {
+	h := fnv.New64a()
+	h.Write([]byte(r.String()))
+	return fmt.Sprintf("%s%016x", fingerprintPrefix, h.Sum64())
+}
+
+// String prints the table as nft(8) would list it.
+func (r Ruleset) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table inet %s {\n", TableName)
+	for i, c := range r.Chains {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		fmt.Fprintf(&b, "\tchain %s {\n", c.Name)
+		if c.Hook != "" {
+			fmt.Fprintf(&b, "\t\ttype %s hook %s priority %d; policy accept;\n", c.Type, c.Hook, c.Priority)
+		}
+		for _, rule := range c.Rules {
+			fmt.Fprintf(&b, "\t\t%s\n", rule)
+		}
+		b.WriteString("\t}\n")
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+// Chain returns the chain called name, or nil.
+func (r Ruleset) Chain(name string) *Chain {
+	i := slices.IndexFunc(r.Chains, func(c Chain) bool { return c.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &r.Chains[i]
+}

@@ -1,0 +1,93 @@
+package nat
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// TableName is our table, in family inet. Nothing outside it is ever touched.
+const TableName = "multiroute"
+
+// Spec is everything the table should do. It is plain data.
+type Spec struct {
+	Mask    uint32   // our bits of packet and connection mark
+	LAN     []string // interfaces with clients
+	Uplinks []Uplink
+	// Networks are the subnets of interfaces that serve clients and an uplink
+	// at once: there the source says which of the two a packet comes from.
+	Networks []Network
+	Routed   []netip.Prefix // sources that leave un-NATed
+	Guard    bool
+	Forwards []PortForward
+	// Own is the source of the router's own unbound connections in each
+	// family; invalid where the kernel chooses an uplink's address.
+	Own      []netip.Addr
+	Policies []Policy
+}
+
+// Policy is a policy with a routing table of its own. The first is the default.
+type Policy struct {
+	Name string
+	ID   int
+	Mark uint32 // ID, shifted into the mask
+}
+
+// Uplink is one uplink. Its ID is unique and never 0.
+type Uplink struct {
+	Name      string
+	ID        int
+	Mark      uint32 // ID, shifted into the mask
+	Interface string
+	Gateways  []netip.Addr // of both families; needed where uplinks share Interface
+	Addresses []netip.Addr // its own, of both families; needed where uplinks share Interface
+	MACs      [][6]byte    // of its gateways, where known; needed where uplinks share an address
+	Source    []netip.Addr // fixed source for NAT, at most one a family; none: masquerade
+	Routed6   bool         // IPv6 sources in Spec.Routed leave un-NATed
+	NoIPv6    bool
+}
+
+// Network is a subnet on an interface that serves clients and uplinks.
+type Network struct {
+	Interface string
+	Prefix    netip.Prefix
+}
+
+// PortForward leads a port of the uplinks' addresses to a server.
+type PortForward struct {
+	Protocol uint8 // IPPROTO_TCP, IPPROTO_UDP
+	Port     uint16
+	To       netip.AddrPort
+	Uplinks  []int // IDs; empty: all
+}
+
+// Chain names carry ids and names, so that a restarted agent learns the ids
+// from the kernel.
+const (
+	markChain    = "mark-"    // puts the uplink's mark on the packet
+	bindChain    = "bind-"    // binds the connection to the uplink
+	forwardChain = "forward-" // port forwards of this uplink only
+	policyChain  = "policy-"  // puts the policy's mark on the packet
+)
+
+func (u Uplink) chain(kind string) string { return fmt.Sprintf("%s%d-%s", kind, u.ID, u.Name) }
+
+// IDs reads the ids of uplinks and policies from the names of the chains found
+// in the kernel.
+func IDs(chains []string) (uplinks, policies map[string]int) {
+	uplinks, policies = make(map[string]int), make(map[string]int)
+	for _, c := range chains {
+		for prefix, ids := range map[string]map[string]int{markChain: uplinks, policyChain: policies} {
+			rest, ok := strings.CutPrefix(c, prefix)
+			if !ok {
+				continue
+			}
+			number, name, ok := strings.Cut(rest, "-")
+			if id, err := strconv.Atoi(number); ok && err == nil && id > 0 && name != "" {
+				ids[name] = id
+			}
+		}
+	}
+	return uplinks, policies
+}

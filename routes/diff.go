@@ -1,0 +1,97 @@
+package routes
+
+import "slices"
+
+// Verb is what an operation does to its object.
+type Verb string
+
+// The verbs, in ip(8)'s words. Routes are replaced: one message, never a
+// moment without a route.
+const (
+	Add     Verb = "add"
+	Replace Verb = "replace"
+	Delete  Verb = "del"
+)
+
+// Op is one change of the kernel. Exactly one of Rule and Route is set.
+type Op struct {
+	Verb  Verb
+	Rule  *Rule
+	Route *Route
+}
+
+// String prints the operation as an ip(8) command.
+func (o Op) String() string {
+	var text, noun string
+	if o.Rule != nil {
+		text, noun = o.Rule.String(), "rule"
+	} else {
+		text, noun = o.Route.String(), "route"
+	}
+	// "ip -4 rule pref ..." -> "ip -4 rule add pref ..."
+	head := len("ip -4 ") + len(noun)
+	return text[:head] + " " + string(o.Verb) + text[head:]
+}
+
+// Diff returns the operations that turn have into want, in an order that is
+// safe at every step: routes appear before the rules that lead to them, rules
+// disappear before the routes behind them.
+func Diff(have, want Spec) []Op {
+	var ops, late []Op
+	haveRoutes := make(map[routeKey]Route, len(have.Routes))
+	for _, r := range have.Routes {
+		haveRoutes[r.key()] = r
+	}
+	wantRoutes := make(map[routeKey]bool, len(want.Routes))
+	for _, r := range sorted(want.Routes, compareRoutes) {
+		wantRoutes[r.key()] = true
+		if old, ok := haveRoutes[r.key()]; !ok || !old.Equal(r) {
+			ops = append(ops, Op{Verb: Replace, Route: &r})
+		}
+	}
+	for _, r := range sorted(have.Routes, compareRoutes) {
+		if !wantRoutes[r.key()] {
+			late = append(late, Op{Verb: Delete, Route: &r})
+		}
+	}
+	haveRules := make(map[Rule]int, len(have.Rules))
+	for _, r := range have.Rules {
+		haveRules[r]++
+	}
+	for _, r := range sorted(want.Rules, compareRules) {
+		if haveRules[r] > 0 {
+			haveRules[r]--
+			continue
+		}
+		ops = append(ops, Op{Verb: Add, Rule: &r})
+	}
+	for _, r := range sorted(have.Rules, compareRules) {
+		if haveRules[r] > 0 {
+			haveRules[r]--
+			ops = append(ops, Op{Verb: Delete, Rule: &r})
+		}
+	}
+	return append(ops, late...)
+}
+
+func sorted[T any](s []T, compare func(a, b T) int) []T {
+	s = slices.Clone(s)
+	slices.SortStableFunc(s, compare)
+	return s
+}
+
+// Missing lists what want has and have lacks or holds otherwise: what somebody
+// else took away.
+func Missing(have, want Spec) []string {
+	var lost []string
+	for _, op := range Diff(have, want) {
+		switch {
+		case op.Verb == Delete:
+		case op.Rule != nil:
+			lost = append(lost, op.Rule.String())
+		default:
+			lost = append(lost, op.Route.String())
+		}
+	}
+	return lost
+}

@@ -1,0 +1,468 @@
+package routes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	mdnetlink "github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Kernel reads and writes routing in the network namespace it was opened in.
+// It is used by one goroutine at a time.
+type Kernel struct {
+	h      *netlink.Handle // rules, links, addresses, neighbours, writes
+	strict *netlink.Handle // route dumps: filtered in the kernel; rule dumps fail under strict checking
+	noIPv6 bool
+}
+
+// timeout bounds every exchange with the kernel.
+const timeout = 5 * time.Second
+
+// Open connects to the kernel's routing (rtnetlink(7)). It needs no
+// privileges; Apply does.
+func Open() (*Kernel, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("opening a routing socket: %w", err)
+	}
+	k := &Kernel{h: h}
+	if k.strict, err = netlink.NewHandle(unix.NETLINK_ROUTE); err == nil {
+		err = k.strict.SetStrictCheck(true)
+	}
+	if err == nil {
+		err = errors.Join(k.h.SetSocketTimeout(timeout), k.strict.SetSocketTimeout(timeout))
+	}
+	if err != nil {
+		k.Close()
+		return nil, fmt.Errorf("opening a routing socket: %w", err)
+	}
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		k.noIPv6 = true
+	}
+	return k, nil
+}
+
+// Close frees the sockets.
+func (k *Kernel) Close() {
+	k.h.Close()
+	if k.strict != nil {
+		k.strict.Close()
+	}
+}
+
+func (k *Kernel) families() []Family {
+	if k.noIPv6 {
+		return []Family{IPv4}
+	}
+	return []Family{IPv4, IPv6}
+}
+
+// retry repeats a dump that a concurrent change made inconsistent
+// (NLM_F_DUMP_INTR): its results must not be used.
+func retry[T any](dump func() (T, error)) (T, error) {
+	for i := 0; ; i++ {
+		v, err := dump()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || i == 30 {
+			return v, err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// Read returns everything we own in the kernel: the rules and routes with our
+// protocol number.
+func (k *Kernel) Read() (Spec, error) {
+	var s Spec
+	for _, f := range k.families() {
+		rules, err := k.rules(f)
+		if err != nil {
+			return Spec{}, err
+		}
+		for _, r := range rules {
+			if r.Protocol == Protocol {
+				s.Rules = append(s.Rules, ruleFromKernel(f, r))
+			}
+		}
+		own := &netlink.Route{Table: unix.RT_TABLE_UNSPEC, Protocol: Protocol}
+		list, err := retry(func() ([]netlink.Route, error) {
+			return k.strict.RouteListFiltered(int(f), own, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		})
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return Spec{}, fmt.Errorf("listing routes with protocol %d (%s): %w", Protocol, f, err)
+		}
+		for _, r := range list {
+			s.Routes = append(s.Routes, routeFromKernel(f, r))
+		}
+	}
+	return s, nil
+}
+
+func (k *Kernel) rules(f Family) ([]netlink.Rule, error) {
+	rules, err := retry(func() ([]netlink.Rule, error) { return k.h.RuleList(int(f)) })
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT):
+		option := "CONFIG_IP_MULTIPLE_TABLES"
+		if f == IPv6 {
+			option = "CONFIG_IPV6_MULTIPLE_TABLES"
+		}
+		return nil, fmt.Errorf("listing policy rules (%s): the kernel has none: it was built without %s: %w", f, option, err)
+	case err != nil:
+		return nil, fmt.Errorf("listing policy rules (%s): %w", f, err)
+	}
+	return rules, nil
+}
+
+// Facts reads links, addresses, the main table's default routes, resolved
+// neighbours and foreign rules on marks.
+func (k *Kernel) Facts() (Facts, error) {
+	f := Facts{NoIPv6: k.noIPv6}
+	links, err := retry(k.h.LinkList)
+	if err != nil {
+		return Facts{}, fmt.Errorf("listing interfaces: %w", err)
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		link := Link{Name: a.Name, Index: a.Index, Up: a.RawFlags&unix.IFF_UP != 0, Carrier: a.RawFlags&unix.IFF_LOWER_UP != 0,
+			PointToPoint: a.RawFlags&unix.IFF_POINTOPOINT != 0, MTU: a.MTU}
+		if s := a.Statistics; s != nil {
+			link.RxBytes, link.TxBytes = s.RxBytes, s.TxBytes
+		}
+		f.Links = append(f.Links, link)
+	}
+	addrs, err := retry(func() ([]netlink.Addr, error) { return k.h.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return Facts{}, fmt.Errorf("listing addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if addr, ok := addrFromKernel(a); ok {
+			f.Addrs = append(f.Addrs, addr)
+		}
+	}
+	for _, family := range k.families() {
+		if err := k.defaults(family, &f); err != nil {
+			return Facts{}, err
+		}
+		rules, err := k.rules(family)
+		if err != nil {
+			return Facts{}, err
+		}
+		for _, r := range rules {
+			if r.Protocol != Protocol && (r.Mark != 0 || r.Mask != nil) {
+				m := ForeignMark{Family: family, Priority: r.Priority, Mark: r.Mark, Mask: ^uint32(0), Protocol: r.Protocol}
+				if r.Mask != nil {
+					m.Mask = *r.Mask
+				}
+				f.Marks = append(f.Marks, m)
+			}
+		}
+		neighbours, err := retry(func() ([]netlink.Neigh, error) { return k.h.NeighList(0, int(family)) })
+		if err != nil {
+			return Facts{}, fmt.Errorf("listing neighbours (%s): %w", family, err)
+		}
+		for _, n := range neighbours {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok && len(n.HardwareAddr) == 6 && n.State&(unix.NUD_INCOMPLETE|unix.NUD_FAILED|unix.NUD_NOARP) == 0 {
+				f.Neighbours = append(f.Neighbours, Neighbour{Index: n.LinkIndex, Addr: unmap(family, ip), MAC: [6]byte(n.HardwareAddr)})
+			}
+		}
+	}
+	return f, nil
+}
+
+// defaults adds the default routes of table main to f, a multipath route as
+// one entry a nexthop.
+func (k *Kernel) defaults(family Family, f *Facts) error {
+	var found []DefaultRoute
+	err := func() error {
+		_, err := retry(func() (struct{}, error) {
+			found = nil
+			return struct{}{}, k.strict.RouteListFilteredIter(int(family), &netlink.Route{Table: TableMain}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+				if prefixFromKernel(family, r.Dst).Bits() != 0 || r.Type != unix.RTN_UNICAST || r.Protocol == Protocol {
+					return true
+				}
+				hops := r.MultiPath
+				if len(hops) == 0 {
+					hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw, Flags: r.Flags}}
+				}
+				for _, h := range hops {
+					d := DefaultRoute{Family: family, Index: h.LinkIndex, Metric: uint32(r.Priority), OnLink: h.Flags&unix.RTNH_F_ONLINK != 0}
+					if gw, ok := netip.AddrFromSlice(h.Gw); ok && !gw.IsUnspecified() {
+						d.Gateway = unmap(family, gw)
+					}
+					found = append(found, d)
+				}
+				return true
+			})
+		})
+		return err
+	}()
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("listing default routes of table main (%s): %w", family, err)
+	}
+	f.Defaults = append(f.Defaults, found...)
+	return nil
+}
+
+// MainPrefixes returns the destinations of table main other than the defaults:
+// what is reached without any uplink's gateway.
+func (k *Kernel) MainPrefixes() ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, family := range k.families() {
+		list, err := retry(func() ([]netlink.Route, error) {
+			return k.strict.RouteListFiltered(int(family), &netlink.Route{Table: TableMain}, netlink.RT_FILTER_TABLE)
+		})
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return nil, fmt.Errorf("listing table main (%s): %w", family, err)
+		}
+		for _, r := range list {
+			if p := prefixFromKernel(family, r.Dst); p.Bits() > 0 {
+				all = append(all, p)
+			}
+		}
+	}
+	return all, nil
+}
+
+// Apply carries out the operations in order. It stops at the first that fails;
+// what came before stays, and the next Read tells what that was.
+func (k *Kernel) Apply(ops []Op) error {
+	for _, op := range ops {
+		if err := k.apply(op); err != nil {
+			return fmt.Errorf("%s: %w%s", op, err, hint(op, err))
+		}
+	}
+	return nil
+}
+
+func (k *Kernel) apply(op Op) error {
+	switch {
+	case op.Rule != nil && op.Verb == Add:
+		if err := k.h.RuleAdd(ruleToKernel(*op.Rule)); !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		return nil
+	case op.Rule != nil:
+		if err := k.h.RuleDel(ruleToKernel(*op.Rule)); !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		return nil
+	case op.Verb == Replace:
+		return k.h.RouteReplace(routeToKernel(*op.Route))
+	default:
+		if err := k.h.RouteDel(routeToKernel(*op.Route)); !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+		return nil
+	}
+}
+
+// hint says what to do about the errors that people meet.
+func hint(op Op, err error) string {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return " (it needs root, or CAP_NET_ADMIN)"
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH):
+		return " (the gateway is in no subnet of the interface: correct it, or write gateway = \"ADDRESS onlink\")"
+	case errors.Is(err, unix.EINVAL) && op.Route != nil && len(op.Route.Nexthops) > 1:
+		return " (if every multipath route fails so, the kernel was built without CONFIG_IP_ROUTE_MULTIPATH)"
+	}
+	return ""
+}
+
+func ruleToKernel(r Rule) *netlink.Rule {
+	n := netlink.NewRule() // a literal would mean suppress 0, goto 0
+	n.Family, n.Priority, n.Table, n.Protocol = int(r.Family), r.Priority, r.Table, Protocol
+	if r.Mask != 0 {
+		n.Mark, n.Mask = r.Mark, &r.Mask
+	}
+	if r.From.IsValid() {
+		n.Src = ipNet(r.From)
+	}
+	if r.SuppressDefault {
+		n.SuppressPrefixlen = 0
+	}
+	return n
+}
+
+func ruleFromKernel(f Family, n netlink.Rule) Rule {
+	r := Rule{Family: f, Priority: n.Priority, Table: n.Table, Mark: n.Mark, SuppressDefault: n.SuppressPrefixlen == 0}
+	if n.Mask != nil {
+		r.Mask = *n.Mask
+	}
+	if n.Src != nil {
+		r.From = prefixFromKernel(f, n.Src)
+	}
+	return r
+}
+
+func routeToKernel(r Route) *netlink.Route {
+	n := &netlink.Route{Family: int(r.Family), Table: r.Table, Dst: ipNet(r.Dst), Priority: int(r.Metric), Protocol: Protocol, Type: unix.RTN_UNICAST}
+	if r.Source.IsValid() {
+		n.Src = r.Source.AsSlice()
+	}
+	if r.Unreachable {
+		n.Type = unix.RTN_UNREACHABLE
+	}
+	if len(r.Nexthops) == 1 {
+		h := r.Nexthops[0]
+		n.LinkIndex, n.Gw, n.Flags = h.Index, gateway(h), nexthopFlags(h)
+		if n.Gw == nil && r.Family == IPv4 {
+			n.Scope = netlink.SCOPE_LINK
+		}
+		return n
+	}
+	for _, h := range r.Nexthops {
+		n.MultiPath = append(n.MultiPath, &netlink.NexthopInfo{LinkIndex: h.Index, Gw: gateway(h), Hops: h.Weight - 1, Flags: nexthopFlags(h)})
+	}
+	return n
+}
+
+func gateway(h Nexthop) net.IP {
+	if !h.Gateway.IsValid() {
+		return nil
+	}
+	return h.Gateway.AsSlice()
+}
+
+func nexthopFlags(h Nexthop) int {
+	if h.OnLink {
+		return unix.RTNH_F_ONLINK
+	}
+	return 0
+}
+
+func routeFromKernel(f Family, n netlink.Route) Route {
+	r := Route{Family: f, Table: n.Table, Dst: prefixFromKernel(f, n.Dst), Metric: uint32(n.Priority), Unreachable: n.Type == unix.RTN_UNREACHABLE}
+	if src, ok := netip.AddrFromSlice(n.Src); ok {
+		r.Source = unmap(f, src)
+	}
+	switch {
+	case r.Unreachable:
+	case len(n.MultiPath) > 0:
+		for _, h := range n.MultiPath {
+			r.Nexthops = append(r.Nexthops, nexthopFromKernel(f, h.LinkIndex, h.Gw, h.Flags, h.Hops+1))
+		}
+	default:
+		r.Nexthops = []Nexthop{nexthopFromKernel(f, n.LinkIndex, n.Gw, n.Flags, 1)}
+	}
+	return r
+}
+
+// nexthopFromKernel maps a dead nexthop (RTNH_F_DEAD: its device went down and
+// the kernel kept the rest of the multipath route) to weight 0, which no Spec
+// wants, so that Diff replaces the route.
+func nexthopFromKernel(f Family, index int, gw net.IP, flags, weight int) Nexthop {
+	h := Nexthop{Index: index, Interface: fmt.Sprintf("if%d", index), Weight: weight, OnLink: flags&unix.RTNH_F_ONLINK != 0}
+	if a, ok := netip.AddrFromSlice(gw); ok && !a.IsUnspecified() {
+		h.Gateway = unmap(f, a)
+	}
+	if flags&unix.RTNH_F_DEAD != 0 {
+		h.Weight = 0
+	}
+	return h
+}
+
+func addrFromKernel(a netlink.Addr) (Addr, bool) {
+	if a.IPNet == nil {
+		return Addr{}, false
+	}
+	ip, ok := netip.AddrFromSlice(a.IPNet.IP)
+	if !ok {
+		return Addr{}, false
+	}
+	f := IPv6
+	if ip.Unmap().Is4() {
+		f, ip = IPv4, ip.Unmap()
+	}
+	bits, _ := a.IPNet.Mask.Size()
+	addr := Addr{Index: a.LinkIndex, Prefix: netip.PrefixFrom(ip, bits), Secondary: a.Flags&unix.IFA_F_SECONDARY != 0,
+		Global: a.Scope < unix.RT_SCOPE_LINK,
+		Usable: a.Flags&(unix.IFA_F_DADFAILED|unix.IFA_F_DEPRECATED) == 0 && (a.Flags&unix.IFA_F_TENTATIVE == 0 || a.Flags&unix.IFA_F_OPTIMISTIC != 0)}
+	if a.Peer != nil {
+		addr.Peer = prefixFromKernel(f, a.Peer)
+	}
+	return addr, true
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// prefixFromKernel converts a destination; nil is the default.
+func prefixFromKernel(f Family, n *net.IPNet) netip.Prefix {
+	if n == nil {
+		return f.Default()
+	}
+	ip, ok := netip.AddrFromSlice(n.IP)
+	if !ok {
+		return f.Default()
+	}
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(unmap(f, ip), bits)
+}
+
+func unmap(f Family, a netip.Addr) netip.Addr {
+	if f == IPv4 {
+		return a.Unmap()
+	}
+	return a
+}
+
+// Watch calls changed whenever the kernel reports a change that may matter:
+// links, addresses, neighbours, rules, default routes and our own routes. It
+// carries no details: the state is read anew, because IPv4 sends no message for
+// routes that die with their device and an overflow loses messages anyway.
+// changed must not block. Watch returns nil when ctx ends.
+func Watch(ctx context.Context, changed func()) error {
+	c, err := mdnetlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return fmt.Errorf("opening a routing monitor: %w", err)
+	}
+	defer c.Close()
+	if err := c.SetReadBuffer(8 << 20); err != nil {
+		return fmt.Errorf("routing monitor: setting its buffer: %w", err)
+	}
+	for _, g := range []uint32{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE} {
+		if err := c.JoinGroup(g); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("routing monitor: joining group %d: %w", g, err)
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(0, 1)) })
+	defer stop()
+	changed() // what happened before the groups were joined
+	for {
+		messages, err := c.Receive()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, unix.ENOBUFS):
+			changed()
+			continue
+		case err != nil:
+			return fmt.Errorf("routing monitor: %w", err)
+		}
+		for _, m := range messages {
+			if matters(m) {
+				changed()
+				break
+			}
+		}
+	}
+}
+
+// matters filters the flood of a router that runs a routing daemon: of the
+// routes only defaults and our own count (struct rtmsg, linux/rtnetlink.h).
+func matters(m mdnetlink.Message) bool {
+	switch m.Header.Type {
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		return len(m.Data) >= unix.SizeofRtMsg && (m.Data[1] == 0 || m.Data[5] == Protocol)
+	}
+	return true
+}
