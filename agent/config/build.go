@@ -1,0 +1,117 @@
+package config
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// build makes the Config of a merged tree, with defaults where keys are absent
+// or bad, and reports what does not fit together. The result is only right if
+// nothing was reported.
+func (r *reader) build(root *node, s *spec, whole bool) *Config {
+	cfg := &Config{
+		Router: buildRouter(s.children["router"], root.get("router")),
+		API:    buildAPI(s.children["api"], root.get("api")),
+		Files:  r.files,
+	}
+	for _, name := range root.get("uplink").names() {
+		n := root.get("uplink").get(name)
+		cfg.Uplinks = append(cfg.Uplinks, r.buildUplink(name, n, s.children["uplink"].named))
+	}
+	for _, name := range root.get("policy").names() {
+		cfg.Policies = append(cfg.Policies, buildPolicy(name, root.get("policy").get(name)))
+	}
+	if cfg.Policy("default") == nil {
+		cfg.Policies = append(cfg.Policies, Policy{Name: "default"})
+	}
+	for _, n := range root.get("port_forward").entries() {
+		cfg.PortForwards = append(cfg.PortForwards, buildPortForward(s.children["port_forward"].list, n))
+	}
+	if whole {
+		r.crossCheck(root, cfg)
+	}
+	return cfg
+}
+
+func buildRouter(s *spec, n *node) Router {
+	return Router{
+		LAN:           orNil(value[[]string](s, n, "lan")),
+		MarkMask:      value[uint32](s, n, "mark_mask"),
+		TableBase:     value[int](s, n, "table_base"),
+		RuleBase:      value[int](s, n, "rule_base"),
+		ManageSysctls: value[bool](s, n, "manage_sysctls"),
+		Guard:         value[bool](s, n, "guard"),
+		Routed:        orNil(value[[]netip.Prefix](s, n, "routed")),
+	}
+}
+
+func buildAPI(s *spec, n *node) API {
+	return API{Socket: value[string](s, n, "socket"), Group: value[string](s, n, "group")}
+}
+
+func (r *reader) buildUplink(name string, n *node, s *spec) Uplink {
+	u := Uplink{
+		Name:         name,
+		Interface:    value[string](s, n, "interface"),
+		Gateway:      value[Gateway](s, n, "gateway"),
+		Gateway6:     value[Gateway](s, n, "gateway6"),
+		Addresses:    orNil(value[[]netip.Addr](s, n, "addresses")),
+		Weight:       value[int](s, n, "weight"),
+		DNS:          orNil(value[[]netip.Addr](s, n, "dns")),
+		Destinations: orNil(value[[]netip.Prefix](s, n, "destinations")),
+		Enabled:      value[bool](s, n, "enabled"),
+		Pos:          r.where(n),
+	}
+	switch value[string](s, n, "ipv6") {
+	case "routed":
+		u.IPv6 = IPv6Routed
+	case "off":
+		u.IPv6 = IPv6Off
+	default:
+		u.IPv6 = IPv6Masquerade
+	}
+	if u.IPv6 == IPv6Off || u.Gateway6.Mode == GatewayOff { // each means both
+		u.IPv6, u.Gateway6 = IPv6Off, Gateway{Mode: GatewayOff}
+	}
+	return u
+}
+
+func buildPolicy(name string, n *node) Policy {
+	p := Policy{Name: name}
+	for _, up := range n.get("weights").names() {
+		if w, ok := n.get("weights").get(up).val.(int); ok {
+			if p.Weights == nil {
+				p.Weights = map[string]int{}
+			}
+			p.Weights[up] = w
+		}
+	}
+	return p
+}
+
+func buildPortForward(s *spec, n *node) PortForward {
+	port, to := value[ports](s, n, "port"), value[endpoint](s, n, "to")
+	f := PortForward{
+		Name:     value[string](s, n, "name"),
+		Protocol: unix.IPPROTO_TCP,
+		Port:     port.lo,
+		To:       to.addr,
+		ToPort:   cmp.Or(to.ports.lo, port.lo),
+		Uplinks:  orNil(value[[]string](s, n, "uplinks")),
+	}
+	if value[string](s, n, "protocol") == "udp" {
+		f.Protocol = unix.IPPROTO_UDP
+	}
+	return f
+}
+
+// orNil gives empty lists one form, so that equal configurations compare equal.
+func orNil[T any](list []T) []T {
+	if len(list) == 0 {
+		return nil
+	}
+	return slices.Clone(list)
+}

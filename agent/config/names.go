@@ -1,0 +1,128 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// checkNames reports names of uplinks and policies that do not exist.
+func (r *reader) checkNames(root *node) {
+	uplinks := root.get("uplink").names()
+	policies := root.get("policy").names()
+	if !slices.Contains(policies, "default") {
+		policies = append(slices.Clip(policies), "default")
+	}
+	for _, name := range root.get("policy").names() {
+		pol, p := root.get("policy").get(name), keyPath{"policy", name}
+		for _, up := range pol.get("weights").names() {
+			if n := pol.get("weights").get(up); !n.bad {
+				r.checkKnown(n, p.add("weights").add(up), "uplink", up, uplinks)
+			}
+		}
+		for _, tier := range pol.get("tiers").entries() {
+			for _, e := range tier.entries() {
+				r.checkReference(e, pol.get("tiers"), p.add("tiers"), "uplink", uplinks)
+			}
+		}
+	}
+	for _, fw := range root.get("port_forward").entries() {
+		for _, e := range fw.get("uplinks").entries() {
+			r.checkReference(e, fw.get("uplinks"), keyPath{"port_forward"}.item(fw.index).add("uplinks"), "uplink", uplinks)
+		}
+	}
+	for _, rule := range root.get("rule").entries() {
+		p := keyPath{"rule"}.item(rule.index)
+		r.checkReference(rule.get("uplink"), nil, p.add("uplink"), "uplink", uplinks)
+		r.checkReference(rule.get("policy"), nil, p.add("policy"), "policy", policies)
+	}
+}
+
+// checkReference reports a name in n that is not known, and marks the list it
+// stands in as bad too.
+func (r *reader) checkReference(n, list *node, p keyPath, what string, known []string) {
+	if n == nil || n.bad {
+		return
+	}
+	if name, ok := n.raw.(string); ok && !r.checkKnown(n, p, what, name, known) && list != nil {
+		list.bad = true
+	}
+}
+
+// checkKnown reports whether name is among the known ones, and fails n if not.
+func (r *reader) checkKnown(n *node, p keyPath, what, name string, known []string) bool {
+	if slices.Contains(known, name) {
+		return true
+	}
+	problem := fmt.Sprintf("no %s is called %s: ", what, quote(name))
+	if near := nearest(name, known); near != "" {
+		problem += fmt.Sprintf("did you mean %s?", quote(near))
+	} else if len(known) > 0 {
+		quoted := make([]string, len(known))
+		for i, k := range known {
+			quoted[i] = quote(k)
+		}
+		problem += "known are " + strings.Join(quoted, ", ")
+	} else {
+		problem += "there is none yet"
+	}
+	r.fail(n, p, problem)
+	return false
+}
+
+// checkRules reports what is wrong with rules and port forwards beyond single keys.
+func (r *reader) checkRules(root *node) {
+	r.checkUnique(root, "rule")
+	r.checkUnique(root, "port_forward")
+	for _, rule := range root.get("rule").entries() {
+		p := keyPath{"rule"}.item(rule.index)
+		var does []string
+		for _, k := range []string{"policy", "uplink", "action"} {
+			if rule.get(k) != nil {
+				does = append(does, k)
+			}
+		}
+		switch {
+		case rule.bad:
+		case len(does) == 0:
+			r.fail(rule, p, "does not say what to do: add policy, uplink or action")
+		case len(does) > 1:
+			r.fail(rule.get(does[1]), p.add(does[1]), fmt.Sprintf("a rule does one thing only, and this one has %s already: remove one", does[0]))
+		}
+		if uid := rule.get("uid"); uid != nil && !uid.bad {
+			if local := rule.get("local"); local == nil || local.val == false {
+				r.fail(uid, p.add("uid"), "only the router's own traffic has a user: add local = true")
+			}
+		}
+	}
+	for _, fw := range root.get("port_forward").entries() {
+		port, to := fw.get("port"), fw.get("to")
+		if port == nil || to == nil || port.val == nil || to.val == nil {
+			continue
+		}
+		from, target := port.val.(ports), to.val.(endpoint).ports
+		if target.hi > target.lo && target.hi-target.lo != from.hi-from.lo {
+			r.fail(to, keyPath{"port_forward"}.item(fw.index).add("to"), fmt.Sprintf("leads from ports %s to %s: write ranges of the same length", from, target))
+		}
+	}
+}
+
+// checkUnique reports entries of the same name.
+func (r *reader) checkUnique(root *node, what string) {
+	first := map[string]*node{}
+	for _, e := range root.get(what).entries() {
+		n := e.get("name")
+		if n == nil || n.val == nil {
+			continue
+		}
+		name := n.val.(string)
+		if o, ok := first[name]; ok {
+			r.fail(n, keyPath{what}.item(e.index).add("name"), fmt.Sprintf("%s is the name of another one too, at %s: choose two different names", quote(name), r.where(o)))
+		} else {
+			first[name] = n
+		}
+	}
+}
+
+// where prints the position of n.
+func (r *reader) where(n *node) string { return fmt.Sprintf("%s:%d", r.files[n.file], n.line) }

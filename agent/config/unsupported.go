@@ -1,0 +1,104 @@
+package config
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// gap is a part of the contract that has no behaviour yet. To give a key its
+// behaviour, delete its row.
+type gap struct {
+	path    string         // as in the contract; what stands below it is meant too; *! is a name other than "default"
+	whole   bool           // one error for the table instead of one for each key in it
+	does    func(any) bool // which values mean what the program does now; nil: none
+	subject string         // what it is that comes later
+	instead string         // what to do until then
+}
+
+const (
+	removeKey   = "remove this key"
+	removeTable = "remove this table"
+)
+
+// unsupported lists everything without behaviour.
+var unsupported = []gap{
+	{"health", false, nil, "health checks come", removeKey},
+	{"rule.[]", false, nil, "rules come", removeKey},
+
+	{"uplink.*.health", false, nil, "health checks come", removeKey},
+	{"uplink.*.bandwidth", true, nil, "balancing by bandwidth comes", removeKey},
+	{"uplink.*.ipv6", false, not("prefix"), "IPv6 prefix translation comes", `write "masquerade", "routed" or "off"`},
+	{"uplink.*.mtu", false, is(0), "setting the MTU comes", "write 0 or remove this key"},
+	{"uplink.*.metered", false, is(false), "sparing metered uplinks comes", "write false or remove this key"},
+
+	{"policy.*!", true, nil, `policies other than "default" come`, removeTable},
+	{"policy.*.tiers", false, nil, "tiers come", removeKey},
+	{"policy.*.balance", false, is("weight"), "other ways to balance come", `write "weight" or remove this key`},
+	{"policy.*.sticky", false, is("connection"), "keeping a client on one uplink comes", `write "connection" or remove this key`},
+	{"policy.*.sticky_timeout", false, nil, "keeping a client on one uplink comes", removeKey},
+	{"policy.*.failback", false, is("new"), "moving connections back comes", `write "new" or remove this key`},
+	{"policy.*.fallback", false, is("reject"), "falling back to another policy comes", `write "reject" or remove this key`},
+
+	{"port_forward.[].port", false, singlePort, "forwarding a range of ports comes", "write one port"},
+	{"port_forward.[].to", false, singlePort, "forwarding to a range of ports comes", "write one port"},
+	{"port_forward.[].sources", false, emptyList, "limiting a port forward to some clients comes", "write [] or remove this key"},
+	{"port_forward.[].hairpin", false, is(false), "reaching port forwards from the LAN comes", "write false or remove this key"},
+
+	{"hooks.on_change", false, emptyList, "hooks come", "write [] or remove this key"},
+	{"hooks.hook_timeout", false, nil, "hooks come", removeKey},
+
+	{"api.http", false, is(""), "metrics and the status page come", `write "" or remove this key`},
+}
+
+func is[T comparable](v T) func(any) bool  { return func(val any) bool { return val == any(v) } }
+func not[T comparable](v T) func(any) bool { return func(val any) bool { return val != any(v) } }
+
+func emptyList(val any) bool {
+	switch v := val.(type) {
+	case []string:
+		return len(v) == 0
+	case []netip.Prefix:
+		return len(v) == 0
+	}
+	return false
+}
+
+func singlePort(val any) bool {
+	switch v := val.(type) {
+	case ports:
+		return v.lo == v.hi
+	case endpoint:
+		return v.ports.lo == v.ports.hi
+	}
+	return false
+}
+
+// problem says that the gap is one.
+func (g *gap) problem() string {
+	return "not supported yet: " + g.subject + " in a later version; " + g.instead
+}
+
+// findGap returns the row for exactly this path in terms of the contract.
+func findGap(parts []string) *gap {
+	for i := range unsupported {
+		if matches(unsupported[i].path, parts) {
+			return &unsupported[i]
+		}
+	}
+	return nil
+}
+
+func matches(pattern string, parts []string) bool {
+	want := strings.Split(pattern, ".")
+	if len(want) != len(parts) {
+		return false
+	}
+	for i, w := range want {
+		switch {
+		case w == parts[i], w == "*", w == "*!" && parts[i] != "default", w == "[]" && strings.HasPrefix(parts[i], "["):
+		default:
+			return false
+		}
+	}
+	return true
+}
