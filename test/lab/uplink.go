@@ -1,0 +1,201 @@
+//go:build linux
+
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Uplink is one of the router's connections to the internet, as the provider has arranged it.
+type Uplink struct {
+	ID        int // from 1
+	Name      string
+	Interface string // of the router
+	Address   netip.Prefix
+	Gateway   netip.Addr   // invalid on a point to point wire (TUN)
+	Address6  netip.Prefix // invalid with NoIPv6, as are the others below
+	Gateway6  netip.Addr   // link-local
+	Delegated netip.Prefix // routed to Address6
+	DNS, DNS6 netip.Addr   // answer only behind this provider
+	Private   netip.Addr   // another address that answers only behind this provider; invalid if there is none
+	Provider  *Provider
+
+	lab  *Topology
+	wire *Wire
+	kind WireKind
+}
+
+// newUplink completes an uplink which has its IPv4 side.
+func newUplink(t *Topology, id int, u Uplink) *Uplink {
+	u.ID, u.lab, u.kind = id, t, t.options.Wires[id]
+	if u.kind == TUN {
+		u.Gateway = netip.Addr{}
+	}
+	if !t.options.NoIPv6 {
+		u.Address6 = netip.MustParsePrefix(fmt.Sprintf("2001:db8:%x::2/64", id))
+		u.Gateway6 = netip.MustParseAddr(fmt.Sprintf("fe80::%x:1", id))
+		u.Delegated = netip.MustParsePrefix(fmt.Sprintf("2001:db8:%x:ff00::/56", id))
+		u.DNS6 = netip.MustParseAddr(fmt.Sprintf("2001:db8:ffaa:%x::53", id))
+	}
+	u.Provider = &Provider{uplink: &u}
+	return &u
+}
+
+// Plug makes the cable between router and provider (after Unplug: again, with the same name and a new index), and configures both ends.
+func (u *Uplink) Plug() error {
+	router, provider := u.lab.Router, u.Provider.NS
+	switch hub := u.lab.Switch; {
+	case hub != nil:
+		if err := Veth(provider, customerSide, hub, u.Name); err != nil {
+			return err
+		}
+		if err := plugIn(hub, u.Name); err != nil {
+			return err
+		}
+	case u.kind == Cable:
+		if err := Veth(router, u.Interface, provider, customerSide); err != nil {
+			return err
+		}
+	default:
+		wire, err := NewWire(u.kind, router, u.Interface, provider, customerSide)
+		if err != nil {
+			return err
+		}
+		u.wire = wire
+	}
+	if err := u.Provider.plugged(); err != nil {
+		return err
+	}
+	if err := router.Up(u.Interface); err != nil {
+		return err
+	}
+	if err := u.configure(); err != nil {
+		return err
+	}
+	return router.WaitRunning(u.Interface)
+}
+
+// Unplug deletes the router's interface, as pulling a USB modem does.
+func (u *Uplink) Unplug() error {
+	if u.lab.Switch != nil {
+		return errors.New("unplugging: the uplinks share their NIC")
+	}
+	if u.wire != nil {
+		u.wire.Close()
+		u.wire = nil
+		return nil
+	}
+	return u.lab.Router.Delete(u.Interface)
+}
+
+// Wire returns the wire of an uplink that is not a cable, where delay and loss are set; nil for a cable, and while unplugged.
+func (u *Uplink) Wire() *Wire { return u.wire }
+
+// Carrier takes the carrier from the router's interface, as pulling the cable does, or gives it back.
+func (u *Uplink) Carrier(on bool) error {
+	provider := u.Provider.NS
+	switch hub := u.lab.Switch; {
+	case hub != nil && on:
+		return hub.Up("router")
+	case hub != nil:
+		return hub.Down("router")
+	case u.wire != nil:
+		return u.wire.Carrier(on)
+	case !on:
+		return provider.Down(customerSide)
+	}
+	if err := u.Provider.configure(); err != nil {
+		return err
+	}
+	return u.lab.Router.WaitRunning(u.Interface)
+}
+
+// configure gives the router's interface its addresses, and main its default routes if the options want them. It may be called again, as after
+// the interface was set down and up.
+func (u *Uplink) configure() error {
+	router := u.lab.Router
+	var errs error
+	if u.kind == TUN {
+		errs = errors.Join(errs, present(router.AddPeerAddr(u.Interface, u.Address.Addr(), u.Provider.gateway4())))
+	} else {
+		errs = errors.Join(errs, present(router.AddAddr(u.Interface, u.Address)))
+	}
+	if u.Address6.IsValid() {
+		errs = errors.Join(errs, present(router.AddAddr(u.Interface, u.Address6)))
+	}
+	return errors.Join(errs, u.Lease())
+}
+
+// Lease does what DHCP clients and router advertisements do: it writes the uplink's default routes to main, if the options want them.
+func (u *Uplink) Lease() error {
+	if !u.lab.options.DefaultRoutes {
+		return nil
+	}
+	return errors.Join(u.lab.Router.ReplaceRoute(u.defaultRoute()), u.defaultRoute6(u.lab.Router.ReplaceRoute))
+}
+
+// defaultRoute is the route of a DHCP or PPP client.
+func (u *Uplink) defaultRoute() Route {
+	return Route{Gateway: u.Gateway, Interface: u.Interface, Metric: 100 + u.ID, Protocol: unix.RTPROT_DHCP}
+}
+
+// defaultRoute6 calls f with the route of a router advertisement.
+func (u *Uplink) defaultRoute6(f func(Route) error) error {
+	if !u.Address6.IsValid() {
+		return nil
+	}
+	return f(Route{Dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Gateway: u.gateway6(), Interface: u.Interface, Metric: 100 + u.ID, Protocol: unix.RTPROT_RA})
+}
+
+// gateway6 is the next hop; a point to point wire has none.
+func (u *Uplink) gateway6() netip.Addr {
+	if u.kind == TUN {
+		return netip.Addr{}
+	}
+	return u.Gateway6
+}
+
+// Renumber gives the uplink another IPv4 address, and gateway, as a provider does at night: the old ones are gone, on both sides. What
+// leaves with the old address from now on is a leak. Not for point to point wires.
+func (u *Uplink) Renumber(addr netip.Prefix, gateway netip.Addr) error {
+	if u.kind == TUN {
+		return errors.New("renumbering: point to point wires are not supported")
+	}
+	router, provider, old := u.lab.Router, u.Provider, *u
+	u.Address, u.Gateway = addr, gateway
+	if err := provider.watch(host(old.Address.Addr())); err != nil { // both are right for this moment
+		return err
+	}
+	if err := errors.Join(provider.configure(), provider.routeBack(u.lab.Internet)); err != nil {
+		return err
+	}
+	if u.lab.options.DefaultRoutes {
+		if err := router.DelRoute(old.defaultRoute()); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	if err := router.DelAddr(u.Interface, old.Address); err != nil {
+		return err
+	}
+	if err := u.configure(); err != nil {
+		return err
+	}
+	if gateway != old.Gateway {
+		if err := provider.NS.DelAddr(customerSide, netip.PrefixFrom(old.Gateway, old.Address.Bits())); err != nil {
+			return err
+		}
+	}
+	return provider.watch()
+}
+
+// present makes "is there already" a success.
+func present(err error) error {
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
+}
