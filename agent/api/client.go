@@ -1,0 +1,171 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+const (
+	// maxResponse is the longest answer that a Client reads, in bytes.
+	maxResponse = 64 << 20
+
+	// clientTimeout is a little more than the longest that a Server takes.
+	clientTimeout = 70 * time.Second
+
+	dialTimeout = 5 * time.Second
+)
+
+// A Client asks the agent behind a control socket. It holds no connection between calls
+// and needs no Close. It is safe for concurrent use.
+//
+// Errors wrap ErrNotRunning where there is no agent and fs.ErrPermission where the user may
+// not use the socket or not do this; what the agent itself answered is an *Error. A call
+// ends after 70 seconds at the latest.
+type Client struct {
+	path  string
+	http  *http.Client
+	limit int64
+}
+
+// Dial returns a client for the socket at path. It does not connect yet.
+func Dial(path string) *Client {
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	return &Client{path: path, limit: maxResponse, http: &http.Client{
+		Timeout: clientTimeout,
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return dialer.DialContext(ctx, "unix", path)
+			},
+			DisableKeepAlives:      true, // connections are few, and kept for those who need one
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: 64 << 10,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// Status asks how things stand.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var s Status
+	err := c.json(ctx, http.MethodGet, pathStatus, &s)
+	return s, err
+}
+
+// Reload makes the agent read its configuration again. The error is an ErrConfig if the
+// configuration is wrong; its text is then one line per mistake. The reload goes on if ctx
+// ends.
+func (c *Client) Reload(ctx context.Context) (ReloadResult, error) {
+	var r ReloadResult
+	err := c.json(ctx, http.MethodPost, pathReload, &r)
+	return r, err
+}
+
+// Plan asks what a reload would change, in the notation of nft and ip.
+func (c *Client) Plan(ctx context.Context) (string, error) {
+	body, err := c.do(ctx, http.MethodGet, pathPlan)
+	return string(body), err
+}
+
+// Show asks for the wanted state: ShowNFT or ShowRoutes.
+func (c *Client) Show(ctx context.Context, what string) (string, error) {
+	if what != ShowNFT && what != ShowRoutes {
+		return "", fmt.Errorf("cannot show %q: only %q and %q", what, ShowNFT, ShowRoutes)
+	}
+	body, err := c.do(ctx, http.MethodGet, pathShow+what)
+	return string(body), err
+}
+
+// Stop makes the daemon end soon and leave the data plane as it is. It does not wait for
+// that end.
+func (c *Client) Stop(ctx context.Context) error {
+	_, err := c.do(ctx, http.MethodPost, pathStop)
+	return err
+}
+
+var _ Handler = &Client{}
+
+func (c *Client) json(ctx context.Context, method, path string, v any) error {
+	body, err := c.do(ctx, method, path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("understanding the agent's answer: %w", err)
+	}
+	return nil
+}
+
+// do sends a request and returns the body of the answer.
+func (c *Client) do(ctx context.Context, method, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("asking the agent: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, c.limit+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading the agent's answer: %w", err)
+	case int64(len(body)) > c.limit:
+		return nil, fmt.Errorf("reading the agent's answer: it is longer than %d bytes", c.limit)
+	case resp.StatusCode == http.StatusOK:
+		return body, nil
+	}
+	var e errorBody
+	if json.Unmarshal(body, &e) != nil || e.Error == "" {
+		e.Error = "the agent answered " + resp.Status
+	}
+	return nil, &Error{Code: resp.StatusCode, Text: e.Error}
+}
+
+// explain turns an error of the connection into one that says what to do.
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf(`%w (no socket at %s): start it with "agent run", or start its service`, ErrNotRunning, c.path)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf(`%w (nobody answers at %s): start it with "agent run", or start its service`, ErrNotRunning, c.path)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("no permission for %s: %s: %w", c.path, groupAdvice(c.path), fs.ErrPermission)
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
+		return fmt.Errorf("%w: it closed the connection; try again: %w", ErrBusy, err)
+	}
+	return fmt.Errorf("asking the agent: %w", err)
+}
+
+// groupAdvice says which group the user would have to be in: that of the socket, or of its
+// folder where the socket cannot be seen.
+func groupAdvice(path string) string {
+	for _, p := range []string{path, filepath.Dir(path)} {
+		info, err := os.Lstat(p)
+		if err != nil {
+			continue
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || st.Gid == 0 {
+			break
+		}
+		name := strconv.FormatUint(uint64(st.Gid), 10)
+		if g, err := user.LookupGroupId(name); err == nil {
+			name = g.Name
+		}
+		return fmt.Sprintf(`you are not in group %s: use sudo, or "usermod -aG %s USER" and log in again`, name, name)
+	}
+	return "only root may use it: use sudo"
+}

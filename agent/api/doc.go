@@ -1,0 +1,29 @@
+// Package api is the agent's control socket: HTTP/1.1 over a unix socket, so that any
+// HTTP client can be used, such as
+//
+//	curl --unix-socket /run/multiroute/agent.sock http://agent/v1/status
+//
+// The daemon implements Handler, opens the socket with Listen and runs a Server; the
+// command line uses a Client.
+//
+//	GET  /v1/status        Status as JSON
+//	GET  /v1/plan          what a reload would change, as text
+//	GET  /v1/show/nft      the wanted state, as nft writes it
+//	GET  /v1/show/routes   the wanted state, as ip writes it
+//	POST /v1/reload        ReloadResult as JSON
+//	POST /v1/stop          ends the daemon, leaves the data plane
+//
+// An error is answered with a status code and {"error": "what is wrong"}.
+//
+// # Who may do what
+//
+// The kernel says who is at the other end (SO_PEERCRED, SO_PEERGROUPS): root and the
+// agent's own user may do everything, members of the group may GET, all others are
+// answered 403. Groups are those the peer had when it connected.
+//
+// # Bounds
+//
+// 16 connections at once, 4 of them kept for root and the agent's own user; further ones
+// are closed at once. A request's header may have 8 KiB and its body 64 KiB, and both must
+// be there within 5 seconds. A panic in the Handler is answered with 500.
+package api

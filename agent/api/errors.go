@@ -1,0 +1,75 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/http"
+)
+
+var (
+	// ErrNotRunning is wrapped by the errors of a Client whose socket does not exist, or on
+	// whose socket nobody answers.
+	ErrNotRunning = errors.New("the agent does not run")
+
+	// ErrAlreadyRunning is wrapped by the error of Listen when another process serves the
+	// same socket.
+	ErrAlreadyRunning = errors.New("another agent is running")
+
+	// ErrConfig is wrapped by the error of a reload that failed because the configuration
+	// is wrong. It travels over the socket.
+	ErrConfig = errors.New("wrong configuration")
+
+	// ErrBusy is wrapped by the errors about an agent that cannot do what is asked just
+	// now, but may later. It travels over the socket.
+	ErrBusy = errors.New("the agent is busy")
+)
+
+// An Error is what the agent answered instead of a result. It is an ErrConfig, an ErrBusy
+// or an fs.ErrPermission, depending on its Code.
+type Error struct {
+	// Code is the status code of HTTP.
+	Code int
+
+	// Text is the agent's own, complete: several lines for a wrong configuration.
+	Text string
+}
+
+// Error returns the text.
+func (e *Error) Error() string { return e.Text }
+
+// Is makes errors.Is recognise the kinds of error that travel over the socket.
+func (e *Error) Is(target error) bool {
+	switch e.Code {
+	case http.StatusUnprocessableEntity:
+		return target == ErrConfig
+	case http.StatusServiceUnavailable:
+		return target == ErrBusy
+	case http.StatusForbidden:
+		return target == fs.ErrPermission
+	}
+	return false
+}
+
+// codeOf chooses the status code for an error of the Handler.
+func codeOf(err error) int {
+	var e *Error
+	switch {
+	case errors.As(err, &e) && e.Code >= 400:
+		return e.Code
+	case errors.Is(err, ErrConfig):
+		return http.StatusUnprocessableEntity
+	case errors.Is(err, ErrBusy):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, context.DeadlineExceeded):
+		return http.StatusGatewayTimeout
+	case errors.Is(err, errors.ErrUnsupported):
+		return http.StatusNotImplemented
+	}
+	return http.StatusInternalServerError
+}
+
+// errorBody is the JSON of every error.
+type errorBody struct {
+	Error string `json:"error"`
+}
