@@ -27,7 +27,7 @@ func Compile(s Spec) Ruleset {
 	c.bind()
 	c.masquerade()
 	for _, u := range s.Uplinks {
-		c.chain(Chain{Name: u.chain(markChain), Rules: []Rule{{SetMark{Mask: s.Mask, Value: u.Mark}}}})
+		c.chain(Chain{Name: u.chain(markChain), Rules: []Rule{{SetMark{Mask: s.Mask, Value: u.Mark}, Note(u.Interface)}}})
 		c.chain(Chain{Name: u.chain(bindChain), Rules: []Rule{{SetMark{Conn: true, Mask: s.Mask, Value: u.Mark}, SetMark{Mask: s.Mask, Value: u.Mark}}}})
 	}
 	for _, p := range s.Policies {
@@ -59,7 +59,9 @@ func (c *compiler) byConnMark(chain string) []Rule {
 	}
 	m := Map{Field: ConnMark, Mask: c.Mask}
 	for _, u := range c.Uplinks {
-		m.Entries = append(m.Entries, MapEntry{mark(u.Mark), Verdict{Goto, u.chain(chain)}})
+		if u.Mark != 0 {
+			m.Entries = append(m.Entries, MapEntry{mark(u.Mark), Verdict{Goto, u.chain(chain)}})
+		}
 	}
 	return []Rule{{m}}
 }

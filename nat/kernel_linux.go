@@ -71,97 +71,6 @@ func (t *Table) Close() {
 	t.write, t.writeRaw, t.read = nil, nil, nil
 }
 
-// State is what the kernel holds of our table: enough to tell whether it is
-// what a Ruleset wants.
-type State struct {
-	Exists  bool
-	Dormant bool // somebody set the flag that switches the whole table off
-	chains  map[string]chainState
-}
-
-type chainState struct {
-	base  string   // type, hook, priority; "" for a regular chain
-	rules []string // comments, in order
-}
-
-// Chains returns the names of the chains, sorted.
-func (s State) Chains() []string {
-	var names []string
-	for n := range s.chains {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// base describes a base chain's place in the packet's way.
-func base(typ string, hook uint32, priority int32) string {
-	return fmt.Sprintf("%s %d %d", typ, hook, priority)
-}
-
-func (c Chain) base() string {
-	if c.Hook == "" {
-		return ""
-	}
-	return base(string(c.Type), uint32(*hookNumbers[c.Hook]), c.Priority)
-}
-
-var hookNumbers = map[Hook]*nftables.ChainHook{
-	Prerouting: nftables.ChainHookPrerouting, Forward: nftables.ChainHookForward,
-	Output: nftables.ChainHookOutput, Postrouting: nftables.ChainHookPostrouting,
-}
-
-// Missing lists what want has and the kernel lacks or holds otherwise; nothing
-// missing and nothing Extra means there is nothing to write.
-func (s State) Missing(want Ruleset) []string {
-	if !s.Exists {
-		return []string{"table inet " + TableName}
-	}
-	var lost []string
-	if s.Dormant {
-		lost = append(lost, "table inet "+TableName+": made dormant")
-	}
-	for _, c := range want.Chains {
-		have, ok := s.chains[c.Name]
-		switch {
-		case !ok:
-			lost = append(lost, "chain "+c.Name)
-		case have.base != c.base():
-			lost = append(lost, "chain "+c.Name+": hook or priority")
-		default:
-			for _, r := range c.Rules {
-				if !slices.Contains(have.rules, r.Fingerprint()) {
-					lost = append(lost, "chain "+c.Name+": "+r.String())
-				}
-			}
-			if len(have.rules) > len(c.Rules) {
-				lost = append(lost, "chain "+c.Name+": a rule of somebody else is in it")
-			} else if len(lost) == 0 && !sameRules(have.rules, c.Rules) {
-				lost = append(lost, "chain "+c.Name+": order of rules")
-			}
-		}
-	}
-	return lost
-}
-
-func sameRules(have []string, want []Rule) bool {
-	return slices.EqualFunc(have, want, func(h string, w Rule) bool { return h == w.Fingerprint() })
-}
-
-// Satisfies reports whether the kernel holds exactly want.
-func (s State) Satisfies(want Ruleset) bool {
-	if !s.Exists || s.Dormant || len(s.chains) != len(want.Chains) {
-		return false
-	}
-	for _, c := range want.Chains {
-		have, ok := s.chains[c.Name]
-		if !ok || have.base != c.base() || !sameRules(have.rules, c.Rules) {
-			return false
-		}
-	}
-	return true
-}
-
 // Write makes the kernel hold want, in one transaction, given what Read found.
 // Chains that are right already are left alone.
 func (t *Table) Write(have State, want Ruleset) error {
@@ -216,7 +125,7 @@ func kernelChain(table *nftables.Table, c Chain) *nftables.Chain {
 	if c.Hook != "" {
 		policy := nftables.ChainPolicyAccept
 		priority := nftables.ChainPriority(c.Priority)
-		chain.Type, chain.Hooknum, chain.Priority, chain.Policy = nftables.ChainType(c.Type), hookNumbers[c.Hook], &priority, &policy
+		chain.Type, chain.Hooknum, chain.Priority, chain.Policy = nftables.ChainType(c.Type), nftables.ChainHookRef(nftables.ChainHook(hookNumbers[c.Hook])), &priority, &policy
 	}
 	return chain
 }

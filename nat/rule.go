@@ -56,7 +56,7 @@ const (
 type Rule []Statement
 
 // Statement is one part of a rule. The implementations below are all there
-// are: Match, Map, SetMark, Verdict, Masquerade, SNAT, DNAT.
+// are: Match, Map, SetMark, Verdict, Masquerade, SNAT, DNAT, Note.
 type Statement interface {
 	fmt.Stringer
 }
@@ -261,6 +261,11 @@ func protocolText(p uint8) string {
 	return fmt.Sprint(p)
 }
 
+// Note does nothing but stay readable in the rule's comment in the kernel.
+type Note string
+
+func (n Note) String() string { return fmt.Sprintf("comment %q", string(n)) }
+
 // String prints the rule as nft does.
 func (r Rule) String() string {
 	texts := make([]string, len(r))
@@ -281,7 +286,13 @@ const fingerprintPrefix = "multiroute:1:"
 func (r Rule) Fingerprint() string {
 	h := fnv.New64a()
 	h.Write([]byte(r.String()))
-	return fmt.Sprintf("%s%016x", fingerprintPrefix, h.Sum64())
+	fingerprint := fmt.Sprintf("%s%016x", fingerprintPrefix, h.Sum64())
+	for _, s := range r {
+		if n, ok := s.(Note); ok {
+			fingerprint += " " + string(n)
+		}
+	}
+	return fingerprint
 }
 
 // String prints the table as nft(8) would list it.

@@ -38,7 +38,7 @@ type Policy struct {
 type Uplink struct {
 	Name      string
 	ID        int
-	Mark      uint32 // ID, shifted into the mask
+	Mark      uint32 // ID, shifted into the mask; 0 for one that is just leaving
 	Interface string
 	Gateways  []netip.Addr // of both families; needed where uplinks share Interface
 	Addresses []netip.Addr // its own, of both families; needed where uplinks share Interface
@@ -73,21 +73,13 @@ const (
 
 func (u Uplink) chain(kind string) string { return fmt.Sprintf("%s%d-%s", kind, u.ID, u.Name) }
 
-// IDs reads the ids of uplinks and policies from the names of the chains found
-// in the kernel.
-func IDs(chains []string) (uplinks, policies map[string]int) {
-	uplinks, policies = make(map[string]int), make(map[string]int)
-	for _, c := range chains {
-		for prefix, ids := range map[string]map[string]int{markChain: uplinks, policyChain: policies} {
-			rest, ok := strings.CutPrefix(c, prefix)
-			if !ok {
-				continue
-			}
-			number, name, ok := strings.Cut(rest, "-")
-			if id, err := strconv.Atoi(number); ok && err == nil && id > 0 && name != "" {
-				ids[name] = id
-			}
-		}
+// parseChain splits the name of a chain of that kind into id and name.
+func parseChain(chain, kind string) (id int, name string, ok bool) {
+	rest, ok := strings.CutPrefix(chain, kind)
+	if !ok {
+		return 0, "", false
 	}
-	return uplinks, policies
+	number, name, ok := strings.Cut(rest, "-")
+	id, err := strconv.Atoi(number)
+	return id, name, ok && err == nil && id > 0 && name != ""
 }

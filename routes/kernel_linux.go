@@ -415,11 +415,11 @@ func unmap(f Family, a netip.Addr) netip.Addr {
 }
 
 // Watch calls changed whenever the kernel reports a change that may matter:
-// links, addresses, neighbours, rules, default routes and our own routes. It
-// carries no details: the state is read anew, because IPv4 sends no message for
+// links, addresses, rules, default routes, our own routes, and those neighbours
+// that neighbour says yes to. It carries no details: the state is read anew, because IPv4 sends no message for
 // routes that die with their device and an overflow loses messages anyway.
 // changed must not block. Watch returns nil when ctx ends.
-func Watch(ctx context.Context, changed func()) error {
+func Watch(ctx context.Context, neighbour func(netip.Addr) bool, changed func()) error {
 	c, err := mdnetlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return fmt.Errorf("opening a routing monitor: %w", err)
@@ -449,7 +449,7 @@ func Watch(ctx context.Context, changed func()) error {
 			return fmt.Errorf("routing monitor: %w", err)
 		}
 		for _, m := range messages {
-			if matters(m) {
+			if matters(m, neighbour) {
 				changed()
 				break
 			}
@@ -457,12 +457,28 @@ func Watch(ctx context.Context, changed func()) error {
 	}
 }
 
-// matters filters the flood of a router that runs a routing daemon: of the
-// routes only defaults and our own count (struct rtmsg, linux/rtnetlink.h).
-func matters(m mdnetlink.Message) bool {
+// matters filters the flood of a router that runs a routing daemon or has many
+// clients: of the routes only defaults and our own count (struct rtmsg,
+// linux/rtnetlink.h), of the neighbours only those asked for (struct ndmsg,
+// linux/neighbour.h).
+func matters(m mdnetlink.Message, neighbour func(netip.Addr) bool) bool {
 	switch m.Header.Type {
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		return len(m.Data) >= unix.SizeofRtMsg && (m.Data[1] == 0 || m.Data[5] == Protocol)
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		if len(m.Data) < unix.SizeofNdMsg {
+			return false
+		}
+		ad, err := mdnetlink.NewAttributeDecoder(m.Data[unix.SizeofNdMsg:])
+		if err != nil {
+			return false
+		}
+		for ad.Next() {
+			if a, ok := netip.AddrFromSlice(ad.Bytes()); ad.Type() == unix.NDA_DST && ok {
+				return neighbour(a)
+			}
+		}
+		return false
 	}
 	return true
 }

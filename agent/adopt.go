@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"net/netip"
+	"slices"
+
+	"multiroute/agent/plan"
+	"multiroute/conntrack"
+)
+
+// adopt deals with connections that began while our rules were not there. One
+// that uses an uplink's address is bound to that uplink and goes on. One that
+// would leave by an uplink un-NATed can never be NATed any more and is deleted;
+// its next packet begins a new connection.
+func (d *daemon) adopt(p plan.Plan) error {
+	inside, err := d.router.MainPrefixes()
+	if err != nil {
+		return err
+	}
+	owners := map[netip.Addr]uint32{}
+	for _, u := range p.Uplinks {
+		for _, a := range slices.Concat(u.V4.Addresses, u.V6.Addresses) {
+			if _, taken := owners[a]; !taken && u.State != plan.Disabled {
+				owners[a] = u.Mark
+			}
+		}
+	}
+	var bind []conntrack.MarkUpdate
+	var end []conntrack.Entry
+	err = d.tracker.Each(conntrack.Filter{Mask: p.NAT.Mask}, func(e conntrack.Entry) error {
+		mark, ok := owners[e.Reply.Dst] // it went out with this source
+		if !ok {
+			mark, ok = owners[e.Orig.Dst] // it came in to this address
+		}
+		switch {
+		case ok:
+			bind = append(bind, conntrack.MarkUpdate{Entry: e, Mark: mark, Mask: p.NAT.Mask})
+		case e.Status&conntrack.StatusNAT == 0 && leaves(e.Orig.Dst, inside) && !contains(p.NAT.Routed, e.Orig.Src):
+			end = append(end, e)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	bound, err := d.tracker.SetMarks(bind)
+	if err != nil {
+		return err
+	}
+	ended, err := d.tracker.DeleteAll(end)
+	if bound+ended > 0 {
+		d.Log.Info("connections that began before the rules", "bound_to_their_uplink", bound, "deleted_because_not_nated", ended)
+	}
+	return err
+}
+
+// leaves reports whether an address is reached by an uplink: it is in none of
+// table main's own prefixes and is not for this host or link alone.
+func leaves(a netip.Addr, inside []netip.Prefix) bool {
+	return a.IsGlobalUnicast() && !contains(inside, a)
+}
+
+func contains(prefixes []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+}

@@ -1,0 +1,326 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
+
+	"multiroute/agent/api"
+	"multiroute/agent/config"
+	"multiroute/agent/plan"
+	"multiroute/agent/sysctl"
+	"multiroute/conntrack"
+	"multiroute/nat"
+	"multiroute/routes"
+)
+
+// Options is what a daemon is started with.
+type Options struct {
+	Config  string // path of the main configuration file
+	Version string
+	Log     *slog.Logger
+	Reload  <-chan os.Signal // each signal reloads
+}
+
+// The kernel, as the owner's loop needs it. Tests put failures in between.
+type (
+	router interface {
+		Facts() (routes.Facts, error)
+		Read() (routes.Spec, error)
+		Apply([]routes.Op) error
+		MainPrefixes() ([]netip.Prefix, error)
+	}
+	table interface {
+		Read() (nat.State, error)
+		Write(nat.State, nat.Ruleset) error
+	}
+	tracker interface {
+		DeleteByMark(mark, mask uint32) error
+		CountByMark(mask uint32) (map[uint32]int, error)
+		Each(conntrack.Filter, func(conntrack.Entry) error) error
+		SetMarks([]conntrack.MarkUpdate) (int, error)
+		DeleteAll([]conntrack.Entry) (int, error)
+	}
+)
+
+// Intervals of the loop.
+const (
+	// resync is how often the kernel is read without a reason: changes of
+	// sysctls send no messages.
+	resync = 5 * time.Second
+	// patience is how long the loop waits before it undoes what another program
+	// did to rules: that program may be in the middle of something.
+	patience = 100 * time.Millisecond
+	// gap is the shortest time between two passes, so that a storm of events
+	// costs a bounded part of a CPU.
+	gap = 10 * time.Millisecond
+	// Repairs of what other programs changed: repairBurst at once, then one
+	// each repairEvery.
+	repairEvery = 2 * time.Second
+	repairBurst = 10
+	// retryMin and retryMax bound the wait after a failed pass; it doubles.
+	retryMin = 100 * time.Millisecond
+	retryMax = 5 * time.Second
+)
+
+// daemon is the owner's state. Only the owner's goroutine (Run's loop) touches
+// it; others send functions to calls.
+type daemon struct {
+	Options
+	router   router
+	table    table
+	tracker  tracker
+	sysctl   sysctl.Store
+	calls    chan func()
+	dirty    chan struct{} // capacity 1: "look at the kernel"
+	stop     context.CancelFunc
+	gateways *watched
+
+	cfg        *config.Config
+	generation uint64
+	loadedAt   time.Time
+	loadErr    error // of the newest attempt to load another configuration
+	warnings   []string
+
+	ids     plan.IDs
+	plan    plan.Plan   // the newest
+	ruleset nat.Ruleset // compiled from plan
+	applied bool        // plan and ruleset were once written or found in the kernel
+	ready   bool
+	states  map[string]uplinkState
+	drift   drift
+	retry   time.Duration
+	failing string // the last pass's error, so that it is logged once
+}
+
+type uplinkState struct {
+	state  plan.State
+	reason string
+	since  time.Time
+}
+
+// Run is the daemon. It returns nil when ctx ends or when it was asked to stop;
+// the data plane stays as it is.
+func Run(ctx context.Context, o Options) error {
+	cfg, err := config.Load(o.Config)
+	if err != nil {
+		return fmt.Errorf("%w: %w", api.ErrConfig, err)
+	}
+	guard, squatted, err := lock()
+	if err != nil {
+		return err
+	}
+	if guard != nil {
+		defer guard.Close()
+	}
+	listener, err := api.Listen(cfg.API.Socket, cfg.API.Group)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+
+	k, err := routes.Open()
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	t, err := nat.Open()
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	ct, err := conntrack.Dial()
+	if err != nil {
+		return err
+	}
+	defer ct.Close()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d := &daemon{Options: o, router: k, table: t, tracker: ct, sysctl: sysctlStore(cfg), stop: cancel,
+		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{},
+		drift: drift{limiter: rate.NewLimiter(rate.Every(repairEvery), repairBurst)}}
+	d.warnings = listener.Warnings
+	if squatted != nil {
+		d.warnings = append(d.warnings, squatted.Error())
+	}
+	for _, w := range d.warnings {
+		o.Log.Warn(w)
+	}
+	if err := d.start(cfg); err != nil {
+		return err
+	}
+
+	tasks, ctx := errgroup.WithContext(ctx)
+	tasks.Go(func() error { return routes.Watch(ctx, d.gateways.has, d.changed) })
+	tasks.Go(func() error { return nat.Watch(ctx, d.changed) })
+	server := api.NewServer(&handler{d: d, ctx: ctx}, listener.GID, o.Log)
+	tasks.Go(func() error { return server.Serve(ctx, listener) })
+	tasks.Go(func() error { return d.loop(ctx) })
+	if err := tasks.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	o.Log.Info("stopped; the data plane goes on without the agent")
+	return nil
+}
+
+// sysctlStore keeps first values beside the control socket.
+func sysctlStore(cfg *config.Config) sysctl.Store {
+	return sysctl.Store{Root: "/proc/sys", Saved: filepath.Join(filepath.Dir(cfg.API.Socket), "sysctl.json")}
+}
+
+// changed tells the owner to look at the kernel. It never blocks.
+func (d *daemon) changed() {
+	select {
+	case d.dirty <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// start puts the configuration in force for the first time.
+func (d *daemon) start(cfg *config.Config) error {
+	state, err := d.table.Read()
+	if err != nil {
+		return err
+	}
+	d.ids = idsFrom(state)
+	d.accept(cfg)
+	d.Log.Info("starting", "version", d.Version, "config", d.Config, "uplinks", len(cfg.Uplinks))
+	if err := d.pass(time.Now()); err != nil {
+		return fmt.Errorf("putting the configuration into the kernel: %w", err)
+	}
+	return nil
+}
+
+// idsFrom learns the ids that a predecessor gave out.
+func idsFrom(s nat.State) plan.IDs {
+	ids := plan.IDs{Uplinks: map[string]int{}, Policies: map[string]int{}}
+	for _, u := range s.Uplinks() {
+		ids.Uplinks[u.Name] = u.ID
+	}
+	for _, p := range s.Policies() {
+		ids.Policies[p.Name] = p.ID
+	}
+	return ids
+}
+
+// accept makes cfg the configuration in force.
+func (d *daemon) accept(cfg *config.Config) {
+	d.cfg = cfg
+	d.ids = plan.Assign(d.ids, cfg)
+	d.generation++
+	d.loadedAt = time.Now()
+	d.loadErr = nil
+}
+
+// loop owns the state until ctx ends.
+func (d *daemon) loop(ctx context.Context) error {
+	tick := time.NewTicker(resync)
+	defer tick.Stop()
+	next := time.NewTimer(gap)
+	defer next.Stop()
+	var last time.Time
+	armed := time.Now().Add(gap)
+	arm := func(at time.Time) {
+		if armed.IsZero() || at.Before(armed) {
+			armed = at
+			next.Reset(max(0, time.Until(at)))
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case call := <-d.calls:
+			call()
+			if d.drift.pending || d.retry > 0 {
+				arm(time.Now().Add(max(d.retry, patience)))
+			}
+			continue
+		case _, ok := <-d.Reload:
+			if !ok {
+				d.Reload = nil
+				continue
+			}
+			if _, err := d.reload(); err != nil {
+				d.Log.Error("reload failed; the old configuration stays in force", "err", err)
+			}
+			continue
+		case <-d.dirty:
+			arm(last.Add(gap))
+			continue
+		case <-tick.C:
+			arm(time.Now())
+			continue
+		case <-next.C:
+			armed = time.Time{}
+		}
+		last = time.Now()
+		err := d.pass(last)
+		d.report(err)
+		switch {
+		case err != nil:
+			arm(time.Now().Add(d.retry))
+		case d.drift.pending:
+			arm(d.drift.due)
+		}
+	}
+}
+
+// report logs a failed pass once, and doubles the wait before the next.
+func (d *daemon) report(err error) {
+	if err == nil {
+		if d.failing != "" {
+			d.Log.Info("the kernel holds the wanted state again")
+		}
+		d.failing, d.retry = "", 0
+		return
+	}
+	d.retry = min(max(retryMin, 2*d.retry), retryMax)
+	if err.Error() != d.failing {
+		d.failing = err.Error()
+		d.Log.Error("bringing the kernel to the wanted state", "err", err, "again_in", d.retry)
+	}
+}
+
+// reload reads the configuration again and puts it in force. If the kernel
+// refuses the new one, the old one is put back.
+func (d *daemon) reload() (api.ReloadResult, error) {
+	cfg, err := config.Load(d.Config)
+	if err != nil {
+		d.loadErr = err
+		return api.ReloadResult{}, fmt.Errorf("%w: %w", api.ErrConfig, err)
+	}
+	if cfg.Router.MarkMask != d.cfg.Router.MarkMask {
+		d.loadErr = fmt.Errorf("router.mark_mask cannot change while connections carry the old marks: run \"agent purge\" and start the agent again")
+		return api.ReloadResult{}, fmt.Errorf("%w: %w", api.ErrConfig, d.loadErr)
+	}
+	result := api.ReloadResult{Changed: !equal(cfg, d.cfg)}
+	if cfg.API != d.cfg.API {
+		result.Warnings = append(result.Warnings, "[api] takes effect when the agent is started again")
+	}
+	before, old, oldIDs, oldAt, oldGeneration := d.plan, d.cfg, d.ids, d.loadedAt, d.generation
+	d.accept(cfg)
+	if !result.Changed {
+		d.generation = oldGeneration
+	}
+	if err := d.pass(time.Now()); err != nil {
+		d.cfg, d.ids, d.loadedAt, d.generation, d.loadErr = old, oldIDs, oldAt, oldGeneration, err
+		d.report(d.pass(time.Now()))
+		return api.ReloadResult{}, fmt.Errorf("the kernel refused the new configuration, the old one is in force again: %w", err)
+	}
+	d.report(nil)
+	result.Generation = d.generation
+	result.Changes = changes(before, d.plan)
+	result.Warnings = append(result.Warnings, d.plan.Warnings...)
+	d.Log.Info("configuration loaded", "generation", d.generation, "changed", result.Changed, "changes", result.Changes)
+	return result, nil
+}

@@ -1,0 +1,167 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"multiroute/agent/api"
+	"multiroute/agent/plan"
+	"multiroute/routes"
+)
+
+// handler answers the control socket: it has the owner do what is asked.
+type handler struct {
+	d   *daemon
+	ctx context.Context // the daemon's
+}
+
+var _ api.Handler = &handler{}
+
+// ask runs f in the owner's goroutine.
+func (h *handler) ask(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case h.d.calls <- func() { defer close(done); f() }:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-h.ctx.Done():
+		return api.ErrBusy
+	}
+	<-done // the owner never leaves a call half done
+	return nil
+}
+
+// Status implements api.Handler. Counting connections takes time in proportion
+// to their number, so it is not done by the owner.
+func (h *handler) Status(ctx context.Context) (api.Status, error) {
+	var s api.Status
+	var mask uint32
+	err := h.ask(ctx, func() { s, mask = h.d.status(), h.d.cfg.Router.MarkMask })
+	if err != nil {
+		return api.Status{}, err
+	}
+	if counts, err := h.d.tracker.CountByMark(mask); err == nil {
+		for i := range s.Uplinks {
+			n := counts[s.Uplinks[i].Mark]
+			s.Uplinks[i].Connections = &n
+		}
+	} else {
+		s.Warnings = append(s.Warnings, err.Error())
+	}
+	return s, nil
+}
+
+// Reload implements api.Handler.
+func (h *handler) Reload(ctx context.Context) (result api.ReloadResult, err error) {
+	if asked := h.ask(ctx, func() { result, err = h.d.reload() }); asked != nil {
+		return api.ReloadResult{}, asked
+	}
+	return result, err
+}
+
+// Plan implements api.Handler.
+func (h *handler) Plan(ctx context.Context) (text string, err error) {
+	if asked := h.ask(ctx, func() {
+		var p preview
+		if p, err = look(h.d.Config, h.d.router, h.d.table, h.d.sysctl, h.d.ids); err == nil {
+			text = p.commands()
+		}
+	}); asked != nil {
+		return "", asked
+	}
+	return text, err
+}
+
+// Show implements api.Handler.
+func (h *handler) Show(ctx context.Context, what string) (text string, err error) {
+	if asked := h.ask(ctx, func() {
+		if what == api.ShowNFT {
+			text = h.d.ruleset.String()
+		} else {
+			text = h.d.plan.Routes.String()
+		}
+	}); asked != nil {
+		return "", asked
+	}
+	return text, nil
+}
+
+// Stop implements api.Handler.
+func (h *handler) Stop(context.Context) error {
+	h.d.Log.Info("asked to stop")
+	h.d.stop()
+	return nil
+}
+
+// status is what the owner knows.
+func (d *daemon) status() api.Status {
+	s := api.Status{Version: d.Version, PID: os.Getpid(), Ready: d.ready,
+		Config:   api.ConfigStatus{Generation: d.generation, LoadedAt: timeOrNil(d.loadedAt)},
+		Warnings: slices.Concat(d.warnings, d.plan.Warnings),
+		Drift:    api.DriftStatus{Repairs: d.drift.repairs, LastRepair: timeOrNil(d.drift.last)}}
+	if d.loadErr != nil {
+		text := d.loadErr.Error()
+		s.Config.Error = &text
+	}
+	if d.failing != "" {
+		s.Warnings = append(s.Warnings, d.failing)
+	}
+	facts, err := d.router.Facts()
+	if err != nil {
+		s.Warnings = append(s.Warnings, err.Error())
+	}
+	for _, u := range d.plan.Uplinks {
+		s.Uplinks = append(s.Uplinks, d.uplinkStatus(u, &facts))
+	}
+	for _, p := range d.plan.Policies {
+		status := api.PolicyStatus{Name: p.Name, ID: p.ID}
+		if len(p.Members) > 0 {
+			tier := 0
+			status.Tier = &tier
+		}
+		for _, m := range p.Members {
+			status.Members = append(status.Members, api.MemberStatus{Uplink: m.Uplink, Weight: m.Weight})
+		}
+		s.Policies = append(s.Policies, status)
+	}
+	return s
+}
+
+func (d *daemon) uplinkStatus(u plan.Uplink, facts *routes.Facts) api.UplinkStatus {
+	s := api.UplinkStatus{Name: u.Name, ID: u.ID, State: api.State(u.State), Interface: u.Interface,
+		Gateway: addrOrNil(u.V4.Nexthop.Gateway), Gateway6: addrOrNil(u.V6.Nexthop.Gateway),
+		Addresses: slices.Concat(u.V4.Addresses, u.V6.Addresses), Mark: u.Mark, Table: u.Table,
+		Since: timeOrNil(d.states[u.Name].since)}
+	if u.Reason != "" {
+		s.Reason = &u.Reason
+	}
+	shared := 0
+	for _, o := range d.plan.Uplinks {
+		if o.Interface == u.Interface {
+			shared++
+		}
+	}
+	// The interface's counters are the uplink's where it has it for itself.
+	if l := facts.Link(u.Interface); l != nil && shared == 1 && !slices.Contains(d.cfg.Router.LAN, u.Interface) {
+		s.RxBytes, s.TxBytes = &l.RxBytes, &l.TxBytes
+	}
+	return s
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.Round(0) // the wall clock only
+	return &t
+}
+
+func addrOrNil(a netip.Addr) *netip.Addr {
+	if !a.IsValid() {
+		return nil
+	}
+	return &a
+}

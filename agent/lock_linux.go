@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockName is an address in the abstract namespace of unix(7) sockets. Those
+// names belong to a network namespace, exactly the thing that only one agent
+// may manage, and end with their process, however it ends.
+const lockName = "@multiroute/agent"
+
+// ErrRunning is wrapped by the error of a second agent in one network
+// namespace.
+var ErrRunning = errors.New("another agent manages this network namespace")
+
+// lock makes this process the namespace's only agent until the lock is closed.
+// Anybody may bind an abstract name, so the holder counts only if it could be
+// an agent: root, or this process's own user. A name squatted by somebody else
+// is reported and not respected.
+func lock() (l net.Listener, squatted error, err error) {
+	l, err = net.Listen("unix", lockName)
+	if !errors.Is(err, unix.EADDRINUSE) {
+		if err != nil {
+			return nil, nil, fmt.Errorf("locking this network namespace: %w", err)
+		}
+		return l, nil, nil
+	}
+	c, err := net.Dial("unix", lockName)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w (it does not answer: %w)", ErrRunning, err)
+	}
+	defer c.Close()
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return nil, nil, fmt.Errorf("locking this network namespace: %w", err)
+	}
+	var peer *unix.Ucred
+	var sockErr error
+	if err := raw.Control(func(fd uintptr) { peer, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil || sockErr != nil {
+		return nil, nil, fmt.Errorf("locking this network namespace: %w", errors.Join(err, sockErr))
+	}
+	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("process %d of user %d holds the name %s and is no agent: end it; until then nothing keeps a second agent away", peer.Pid, peer.Uid, lockName), nil
+	}
+	return nil, nil, fmt.Errorf("%w: process %d: stop it first", ErrRunning, peer.Pid)
+}

@@ -1,0 +1,74 @@
+package plan
+
+import (
+	"net/netip"
+	"slices"
+
+	"multiroute/agent/config"
+	"multiroute/nat"
+	"multiroute/routes"
+)
+
+// nat makes marks, bindings, masquerade, port forwards and guard. It knows
+// uplinks by name and address even while they are down, so that an uplink that
+// comes or goes changes routes, not rules.
+func (m *maker) nat() {
+	s := &m.NAT
+	s.Mask, s.LAN, s.Routed, s.Guard = m.router.MarkMask, m.router.LAN, m.router.Routed, m.router.Guard
+	for i, u := range m.Uplinks {
+		c := m.Config.Uplinks[i]
+		n := nat.Uplink{Name: u.Name, ID: u.ID, Mark: u.Mark, Interface: u.Interface, NoIPv6: !u.V6.Wanted, Routed6: c.IPv6 == config.IPv6Routed}
+		for _, leg := range []Leg{u.V4, u.V6} {
+			if leg.Source.IsValid() {
+				n.Source = append(n.Source, leg.Source)
+			}
+			if !m.shared(u.Interface) && !slices.Contains(m.router.LAN, u.Interface) {
+				continue // one uplink and nothing else here: the interface says it all
+			}
+			n.Addresses = append(n.Addresses, leg.Addresses...)
+			if leg.Nexthop.Gateway.IsValid() {
+				n.Gateways = append(n.Gateways, leg.Nexthop.Gateway)
+				m.Gateways = append(m.Gateways, leg.Nexthop.Gateway)
+				n.MACs = append(n.MACs, m.macs(leg.Nexthop)...)
+			}
+		}
+		s.Uplinks = append(s.Uplinks, n)
+	}
+	for _, name := range m.router.LAN {
+		if !slices.ContainsFunc(m.Uplinks, func(u Uplink) bool { return u.Interface == name }) {
+			continue
+		}
+		link := m.Facts.Link(name)
+		if link == nil {
+			continue
+		}
+		for _, a := range slices.Concat(m.addresses(link.Index, routes.IPv4), m.addresses(link.Index, routes.IPv6)) {
+			s.Networks = append(s.Networks, nat.Network{Interface: name, Prefix: a.Prefix.Masked()})
+		}
+	}
+	for _, f := range m.families() {
+		if a := m.ownSource(f); a.IsValid() {
+			s.Own = append(s.Own, a)
+		}
+	}
+	for _, p := range m.Policies {
+		s.Policies = append(s.Policies, nat.Policy{Name: p.Name, ID: p.ID, Mark: p.Mark})
+	}
+	for _, p := range m.Config.PortForwards {
+		f := nat.PortForward{Protocol: p.Protocol, Port: p.Port, To: netip.AddrPortFrom(p.To, p.ToPort)}
+		for _, name := range p.Uplinks {
+			f.Uplinks = append(f.Uplinks, m.IDs.Uplinks[name])
+		}
+		s.Forwards = append(s.Forwards, f)
+	}
+}
+
+func (m *maker) macs(h routes.Nexthop) [][6]byte {
+	var macs [][6]byte
+	for _, n := range m.Facts.Neighbours {
+		if n.Index == h.Index && n.Addr == h.Gateway {
+			macs = append(macs, n.MAC)
+		}
+	}
+	return macs
+}

@@ -1,0 +1,156 @@
+package plan
+
+import (
+	"net/netip"
+	"slices"
+
+	"multiroute/routes"
+)
+
+// The order of our policy rules, as offsets to rule_base. What a packet meets
+// first wins.
+const (
+	// Connected, static and VPN routes of table main win over every uplink;
+	// only main's default does not count. No copies of them to keep in sync.
+	ruleMain = 0
+	// A connection stays on its uplink, as long as that is usable.
+	ruleMark = 200
+	// A socket bound to an uplink's address uses that uplink.
+	ruleFrom = 300
+	// Destinations that belong to one uplink: one look-up, however many.
+	rulePins = 400
+	// Traffic that was given to a policy.
+	rulePolicy = 500
+	// Everything else: the default policy, just before the kernel's own rule
+	// for table main (32766).
+	ruleDefault = 32765
+)
+
+// routing makes rules and tables.
+func (m *maker) routing() {
+	for _, f := range m.families() {
+		base := m.router.RuleBase
+		m.rule(routes.Rule{Family: f, Priority: base + ruleMain, Table: routes.TableMain, SuppressDefault: true})
+		for i := range m.Uplinks {
+			u := &m.Uplinks[i]
+			leg := u.leg(f)
+			if !leg.Usable {
+				continue
+			}
+			m.rule(routes.Rule{Family: f, Priority: base + ruleMark, Mark: u.Mark, Mask: m.router.MarkMask, Table: u.Table})
+			for _, a := range leg.Addresses {
+				m.rule(routes.Rule{Family: f, Priority: base + ruleFrom, From: netip.PrefixFrom(a, a.BitLen()), Table: u.Table})
+			}
+			m.route(routes.Route{Family: f, Table: u.Table, Dst: f.Default(), Nexthops: []routes.Nexthop{leg.Nexthop}})
+		}
+		if m.pinned(f) {
+			m.rule(routes.Rule{Family: f, Priority: base + rulePins, Table: m.pins()})
+		}
+		for i, p := range m.Policies {
+			m.rule(routes.Rule{Family: f, Priority: base + rulePolicy, Mark: p.Mark, Mask: m.router.MarkMask, Table: p.Table})
+			if i == 0 {
+				m.rule(routes.Rule{Family: f, Priority: ruleDefault, Table: p.Table})
+			}
+			m.policy(f, p)
+		}
+	}
+}
+
+func (m *maker) rule(r routes.Rule) { m.Routes.Rules = append(m.Routes.Rules, r) }
+
+func (m *maker) route(r routes.Route) {
+	if r.Family == routes.IPv6 && r.Metric == 0 {
+		r.Metric = routes.Metric6
+	}
+	m.Routes.Routes = append(m.Routes.Routes, r)
+}
+
+// policy makes a policy's table: the weighted multipath default, and behind it
+// an answer for when there is nobody left, so that nothing falls through to
+// table main's default.
+func (m *maker) policy(f routes.Family, p Policy) {
+	var hops []routes.Nexthop
+	for _, member := range p.Members {
+		i := slices.IndexFunc(m.Uplinks, func(u Uplink) bool { return u.Name == member.Uplink })
+		if leg := m.Uplinks[i].leg(f); leg.Usable {
+			hop := leg.Nexthop
+			hop.Weight = member.Weight
+			hops = append(hops, hop)
+		}
+	}
+	switch len(hops) {
+	case 0:
+	case 1:
+		hops[0].Weight = 1
+	default:
+		if f == routes.IPv6 {
+			for i := range hops {
+				hops[i] = withGateway6(hops[i])
+			}
+		}
+	}
+	if len(hops) > 0 {
+		m.route(routes.Route{Family: f, Table: p.Table, Dst: f.Default(), Source: m.ownSource(f), Nexthops: hops})
+	}
+	m.route(routes.Route{Family: f, Table: p.Table, Dst: f.Default(), Metric: routes.MetricLast, Unreachable: true})
+}
+
+// withGateway6 names a gateway on a link that needs none: the kernel refuses
+// device-only nexthops in an IPv6 multipath route, and a link without
+// neighbours never asks who the gateway is.
+func withGateway6(h routes.Nexthop) routes.Nexthop {
+	if !h.Gateway.IsValid() {
+		h.Gateway = netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: 1})
+	}
+	return h
+}
+
+// pinned makes the table of destinations that belong to one uplink, and
+// reports whether there are any. They never leave by another one: behind each
+// stands "unreachable".
+func (m *maker) pinned(f routes.Family) bool {
+	some := false
+	for i, c := range m.Config.Uplinks {
+		var pins []netip.Prefix
+		for _, a := range c.DNS {
+			pins = append(pins, netip.PrefixFrom(a, a.BitLen()))
+		}
+		for _, p := range slices.Concat(pins, c.Destinations) {
+			if routes.FamilyOf(p.Addr()) != f {
+				continue
+			}
+			some = true
+			if leg := m.Uplinks[i].leg(f); leg.Usable {
+				m.route(routes.Route{Family: f, Table: m.pins(), Dst: p, Source: m.ownSource(f), Nexthops: []routes.Nexthop{leg.Nexthop}})
+			}
+			m.route(routes.Route{Family: f, Table: m.pins(), Dst: p, Metric: routes.MetricLast, Unreachable: true})
+		}
+	}
+	return some
+}
+
+// ownSource is the source of the router's own unbound connections: an address
+// of its LAN. They are then NATed like a client's, so that each of them can be
+// put on any uplink (the kernel chooses the source before the ports, and a
+// source of an uplink would decide the uplink), and each stays what it is for
+// the program when an uplink's address changes.
+func (m *maker) ownSource(f routes.Family) netip.Addr {
+	for _, name := range m.router.LAN {
+		link := m.Facts.Link(name)
+		if link == nil || !link.Up {
+			continue
+		}
+		for _, a := range m.addresses(link.Index, f) {
+			if !a.Secondary && !m.uplinkAddress(a.Prefix.Addr()) {
+				return a.Prefix.Addr()
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
+func (m *maker) uplinkAddress(a netip.Addr) bool {
+	return slices.ContainsFunc(m.Uplinks, func(u Uplink) bool {
+		return slices.Contains(u.V4.Addresses, a) || slices.Contains(u.V6.Addresses, a)
+	})
+}

@@ -1,0 +1,45 @@
+package plan
+
+import (
+	"slices"
+
+	"multiroute/routes"
+)
+
+// warnings says what a person should look at although everything was done
+// that could be done.
+func (m *maker) warnings() {
+	for _, name := range m.router.LAN {
+		if m.Facts.Link(name) == nil {
+			m.warn("lan interface %s does not exist (yet): correct router.lan if it never will", name)
+		}
+	}
+	for _, f := range m.Facts.Marks {
+		if f.Mask&m.router.MarkMask != 0 {
+			m.warn("ip %s rule %d of another program uses mark %#x/%#x, which overlaps our mark_mask %#08x: give one of the two other bits", f.Family, f.Priority, f.Mark, f.Mask, m.router.MarkMask)
+		}
+	}
+	var seen []int
+	for _, d := range m.Facts.Defaults {
+		i := slices.IndexFunc(m.Facts.Links, func(l routes.Link) bool { return l.Index == d.Index })
+		if i < 0 || slices.Contains(seen, d.Index) || slices.Contains(m.router.LAN, m.Facts.Links[i].Name) {
+			continue
+		}
+		name := m.Facts.Links[i].Name
+		if !slices.ContainsFunc(m.Uplinks, func(u Uplink) bool { return u.Interface == name }) && slices.Contains(m.families(), d.Family) {
+			seen = append(seen, d.Index)
+			m.warn("table main has a default route by %s, which is no uplink: it is not used; make it an uplink, or route what belongs there by prefix", name)
+		}
+	}
+	if !slices.ContainsFunc(m.Uplinks, Uplink.Usable) {
+		m.warn("no uplink is usable: everything that would leave by one is answered \"unreachable\"")
+	}
+	for i, u := range m.Uplinks {
+		for j := range i {
+			o := m.Uplinks[j]
+			if u.Interface == o.Interface && u.V4.Nexthop.Gateway.IsValid() && u.V4.Nexthop.Gateway == o.V4.Nexthop.Gateway {
+				m.warn("uplinks %s and %s have the same gateway %s on %s: they are one; give one of them another gateway", o.Name, u.Name, u.V4.Nexthop.Gateway, u.Interface)
+			}
+		}
+	}
+}

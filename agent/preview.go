@@ -1,0 +1,93 @@
+package agent
+
+import (
+	"fmt"
+	"strings"
+
+	"multiroute/agent/api"
+	"multiroute/agent/config"
+	"multiroute/agent/plan"
+	"multiroute/agent/sysctl"
+	"multiroute/nat"
+	"multiroute/routes"
+)
+
+// preview is what a pass would do with the configuration files as they are.
+type preview struct {
+	plan  plan.Plan
+	rules nat.Ruleset
+	state nat.State
+	ops   []routes.Op
+	wrong []sysctl.Deviation
+}
+
+// look reads files and kernel and writes nothing.
+func look(path string, k router, t table, s sysctl.Store, ids plan.IDs) (preview, error) {
+	cfg, err := config.Load(path)
+	if err != nil {
+		return preview{}, fmt.Errorf("%w: %w", api.ErrConfig, err)
+	}
+	facts, err := k.Facts()
+	if err != nil {
+		return preview{}, err
+	}
+	have, err := k.Read()
+	if err != nil {
+		return preview{}, err
+	}
+	var p preview
+	if p.state, err = t.Read(); err != nil {
+		return preview{}, err
+	}
+	p.plan = plan.Make(plan.Input{Config: cfg, Facts: facts, IDs: plan.Assign(ids, cfg)})
+	p.rules = nat.Compile(p.plan.NAT)
+	p.ops = routes.Diff(have, p.plan.Routes)
+	if p.wrong, err = s.Check(p.plan.Sysctls); err != nil {
+		return preview{}, err
+	}
+	if !cfg.Router.ManageSysctls {
+		p.wrong = nil
+	}
+	return p, nil
+}
+
+// commands prints the difference as nft, ip and sysctl would make it; empty if
+// there is none.
+func (p preview) commands() string {
+	var b strings.Builder
+	for _, c := range p.state.Commands(p.rules) {
+		fmt.Fprintf(&b, "nft %s\n", c)
+	}
+	for _, op := range p.ops {
+		fmt.Fprintln(&b, op)
+	}
+	for _, w := range p.wrong {
+		fmt.Fprintf(&b, "sysctl -w %s=%s\n", strings.ReplaceAll(w.Key, "/", "."), w.Value)
+	}
+	return b.String()
+}
+
+// Preview computes, without a daemon, what a start with the configuration at
+// path would do: the commands, and the whole state in nft's and ip's notation.
+// It changes nothing. It needs CAP_NET_ADMIN to read nftables.
+func Preview(path string) (commands, nft, ip string, err error) {
+	k, err := routes.Open()
+	if err != nil {
+		return "", "", "", err
+	}
+	defer k.Close()
+	t, err := nat.Open()
+	if err != nil {
+		return "", "", "", err
+	}
+	defer t.Close()
+	state, err := t.Read()
+	if err != nil {
+		return "", "", "", err
+	}
+	p, err := look(path, k, t, sysctl.Store{Root: "/proc/sys"}, idsFrom(state))
+	if err != nil {
+		return "", "", "", err
+	}
+	return p.commands(), p.rules.String(), p.plan.Routes.String(), nil
+}

@@ -1,0 +1,322 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"multiroute/agent/config"
+	"multiroute/agent/plan"
+	"multiroute/nat"
+	"multiroute/routes"
+)
+
+// drift is what other programs did to our part of the kernel.
+type drift struct {
+	limiter *rate.Limiter
+	pending bool      // something is missing and waits to be mended
+	due     time.Time // when
+	seen    time.Time // when it was first seen
+	repairs uint64
+	last    time.Time
+}
+
+// rounds bounds how often one pass writes and looks again.
+const rounds = 4
+
+// pass brings the kernel to the wanted state: it reads everything, plans, and
+// writes what differs, until nothing does. A pass that finds nothing to do
+// writes nothing.
+func (d *daemon) pass(now time.Time) error {
+	for range rounds {
+		facts, err := d.router.Facts()
+		if err != nil {
+			return err
+		}
+		wrote, err := d.converge(now, facts)
+		if err != nil {
+			return err
+		}
+		if !wrote {
+			return nil
+		}
+	}
+	return fmt.Errorf("the kernel did not keep what was written %d times: another program may be at work on our rules", rounds)
+}
+
+// converge compares once and writes what differs. It reports whether it wrote.
+func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
+	p := plan.Make(plan.Input{Config: d.cfg, Facts: facts, IDs: d.ids})
+	rules := nat.Compile(p.NAT)
+	state, err := d.table.Read()
+	if err != nil {
+		return false, err
+	}
+	have, err := d.router.Read()
+	if err != nil {
+		return false, err
+	}
+	wrong, err := d.sysctl.Check(p.Sysctls)
+	if err != nil {
+		return false, err
+	}
+	if !d.cfg.Router.ManageSysctls {
+		for _, w := range wrong {
+			p.Warnings = append(p.Warnings, w.String()+" (manage_sysctls = false)")
+		}
+		wrong = nil
+	}
+	ops := routes.Diff(have, p.Routes)
+	fresh, old := !state.Exists, d.plan
+	if !d.mend(now, state, have, p, rules) {
+		return false, nil
+	}
+	d.adoptPlan(now, p, rules)
+	if state.Satisfies(rules) && len(ops) == 0 && len(wrong) == 0 {
+		d.applied, d.ready = true, true
+		d.drift.pending = false
+		return false, nil
+	}
+
+	// Uplinks that leave keep their NAT until no route leads to them.
+	leaving := leavers(state, p.NAT)
+	if !state.Satisfies(rules) {
+		during := rules
+		if len(leaving) > 0 {
+			spec := p.NAT
+			spec.Uplinks = slices.Concat(p.NAT.Uplinks, leaving)
+			during = nat.Compile(spec)
+		}
+		if !state.Satisfies(during) {
+			d.Log.Debug("writing nftables", "commands", state.Commands(during))
+			if err := d.table.Write(state, during); err != nil {
+				return true, err
+			}
+		}
+	}
+	if len(ops) > 0 {
+		d.Log.Debug("writing routes", "ops", ops)
+		if err := d.router.Apply(ops); err != nil {
+			return true, err
+		}
+	}
+	if len(leaving) > 0 {
+		if state, err = d.table.Read(); err != nil {
+			return true, err
+		}
+		if err := d.table.Write(state, rules); err != nil {
+			return true, err
+		}
+	}
+	for _, w := range wrong {
+		d.Log.Info("setting a sysctl", "key", w.Key, "was", w.Have, "now", w.Value)
+	}
+	if err := d.sysctl.Apply(wrong); err != nil {
+		return true, err
+	}
+	d.applied = true
+	return true, d.connections(fresh, leaving, old, p)
+}
+
+// leavers are the uplinks that the rules in the kernel serve and the new ones
+// do not, or not by that interface. They keep their id, so their connections
+// can be found.
+func leavers(state nat.State, want nat.Spec) []nat.Uplink {
+	var gone []nat.Uplink
+	for _, u := range state.Uplinks() {
+		stays := slices.ContainsFunc(want.Uplinks, func(w nat.Uplink) bool {
+			return w.ID == u.ID && w.Name == u.Name && w.Interface == u.Interface
+		})
+		if stays || u.Interface == "" {
+			continue
+		}
+		u.Mark = uint32(u.ID) * (want.Mask & -want.Mask)
+		if slices.ContainsFunc(want.Uplinks, func(w nat.Uplink) bool { return w.ID == u.ID }) {
+			u.Name, u.Mark = u.Name+"-old", 0 // the same id by another interface: two chains for a moment
+		}
+		gone = append(gone, u)
+	}
+	return gone
+}
+
+// connections deals with connections that cannot go on, after the new state is
+// in force.
+func (d *daemon) connections(fresh bool, leaving []nat.Uplink, old, p plan.Plan) error {
+	marks := map[uint32]bool{}
+	if old.NAT.Mask == p.NAT.Mask {
+		for _, m := range plan.Ended(old, p) {
+			marks[m] = true
+		}
+	}
+	for _, u := range leaving {
+		if u.Mark != 0 {
+			marks[u.Mark] = true
+		}
+	}
+	var errs []error
+	for _, m := range slices.Sorted(maps.Keys(marks)) {
+		d.Log.Info("ending the connections of an uplink that cannot carry them any more", "mark", fmt.Sprintf("%#x", m))
+		if err := d.tracker.DeleteByMark(m, p.NAT.Mask); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if fresh {
+		if err := d.adopt(p); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// mend decides about what is missing in the kernel although it was there and
+// is still wanted: somebody took it away. It reports whether this pass may
+// write.
+func (d *daemon) mend(now time.Time, state nat.State, have routes.Spec, p plan.Plan, rules nat.Ruleset) bool {
+	if !d.applied {
+		return true
+	}
+	var lost []string
+	if sameRuleset(rules, d.ruleset) && !state.Satisfies(rules) {
+		if lost = state.Missing(rules); len(lost) == 0 {
+			lost = []string{"table inet " + nat.TableName + ": foreign chains in it"}
+		}
+	}
+	gone := routes.Missing(have, both(d.plan.Routes, p.Routes))
+	if len(lost) == 0 && len(gone) == 0 {
+		return true
+	}
+	// Routes die with their device without anybody's fault, so they are put
+	// back at once. Rules do not: their enemy may be in the middle of something.
+	rulesLost := len(lost) > 0 || slices.ContainsFunc(gone, isRule)
+	if !d.drift.pending {
+		d.drift.pending, d.drift.seen = true, now
+		d.drift.due = now
+		if rulesLost {
+			d.drift.due = now.Add(patience)
+		}
+	}
+	if now.Before(d.drift.due) {
+		return false
+	}
+	if !d.drift.limiter.AllowN(now, 1) {
+		d.drift.due = now.Add(repairEvery / 4)
+		if len(lost) > 0 {
+			d.Log.Error("another program keeps removing our rules: repairs are limited; find it and stop it", "lost", brief(lost))
+		}
+		return false
+	}
+	d.drift.pending = false
+	d.drift.repairs++
+	d.drift.last = now
+	d.Log.Warn("something of ours was missing in the kernel and is put back", "lost", brief(slices.Concat(lost, gone)))
+	return true
+}
+
+func isRule(s string) bool { return len(s) > 10 && s[6:10] == "rule" }
+
+func brief(s []string) []string {
+	const most = 20
+	if len(s) > most {
+		return append(slices.Clone(s[:most]), fmt.Sprintf("and %d more", len(s)-most))
+	}
+	return s
+}
+
+// both returns what is in both specs.
+func both(a, b routes.Spec) routes.Spec {
+	var s routes.Spec
+	for _, r := range a.Rules {
+		if slices.Contains(b.Rules, r) {
+			s.Rules = append(s.Rules, r)
+		}
+	}
+	for _, r := range a.Routes {
+		if slices.ContainsFunc(b.Routes, r.Equal) {
+			s.Routes = append(s.Routes, r)
+		}
+	}
+	return s
+}
+
+func sameRuleset(a, b nat.Ruleset) bool { return reflect.DeepEqual(a, b) }
+
+func equal(a, b *config.Config) bool {
+	x, y := *a, *b
+	x.Files, y.Files = nil, nil
+	return reflect.DeepEqual(x, y)
+}
+
+// adoptPlan makes p the plan in force and logs what became of the uplinks.
+func (d *daemon) adoptPlan(now time.Time, p plan.Plan, rules nat.Ruleset) {
+	for _, w := range p.Warnings {
+		if !slices.Contains(d.plan.Warnings, w) {
+			d.Log.Warn(w)
+		}
+	}
+	states := map[string]uplinkState{}
+	for _, u := range p.Uplinks {
+		s, known := d.states[u.Name]
+		if !known || s.state != u.State {
+			s.since = now
+		}
+		if !known || s.state != u.State || s.reason != u.Reason {
+			d.Log.Info("uplink is "+string(u.State), "uplink", u.Name, "reason", u.Reason, "interface", u.Interface,
+				"gateway", u.V4.Nexthop.Gateway, "gateway6", u.V6.Nexthop.Gateway)
+		}
+		s.state, s.reason = u.State, u.Reason
+		states[u.Name] = s
+	}
+	d.states, d.plan, d.ruleset = states, p, rules
+	d.gateways.set(p.Gateways)
+}
+
+// changes says in sentences what differs between two plans.
+func changes(a, b plan.Plan) []string {
+	var s []string
+	for _, u := range b.Uplinks {
+		i := slices.IndexFunc(a.Uplinks, func(o plan.Uplink) bool { return o.Name == u.Name })
+		switch {
+		case i < 0:
+			s = append(s, fmt.Sprintf("uplink %s: new, %s", u.Name, u.State))
+		case a.Uplinks[i].State != u.State:
+			s = append(s, fmt.Sprintf("uplink %s: %s, was %s", u.Name, u.State, a.Uplinks[i].State))
+		}
+	}
+	for _, u := range a.Uplinks {
+		if !slices.ContainsFunc(b.Uplinks, func(n plan.Uplink) bool { return n.Name == u.Name }) {
+			s = append(s, fmt.Sprintf("uplink %s: removed", u.Name))
+		}
+	}
+	for _, p := range b.Policies {
+		i := slices.IndexFunc(a.Policies, func(o plan.Policy) bool { return o.Name == p.Name })
+		if i >= 0 && !slices.Equal(a.Policies[i].Members, p.Members) {
+			s = append(s, fmt.Sprintf("policy %s: %s", p.Name, memberList(p.Members)))
+		}
+	}
+	if n := len(routes.Diff(a.Routes, b.Routes)); n > 0 {
+		s = append(s, fmt.Sprintf("%d routing operations", n))
+	}
+	if !sameRuleset(nat.Compile(a.NAT), nat.Compile(b.NAT)) {
+		s = append(s, "nftables rules rewritten in one transaction")
+	}
+	return s
+}
+
+func memberList(members []plan.Member) string {
+	if len(members) == 0 {
+		return "nobody"
+	}
+	text := ""
+	for i, m := range members {
+		if i > 0 {
+			text += ", "
+		}
+		text += fmt.Sprintf("%s weight %d", m.Uplink, m.Weight)
+	}
+	return text
+}

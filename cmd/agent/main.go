@@ -1,0 +1,139 @@
+// Agent is multiroute's one program: the daemon and the commands that talk to
+// it. Each command has a file of its own; decisions are made in the packages.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+
+	"multiroute/agent/api"
+	"multiroute/agent/config"
+)
+
+// Exit codes, as promised to scripts.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2 // wrong usage or wrong configuration
+)
+
+// defaultConfig is the main configuration file.
+const defaultConfig = "/etc/multiroute/agent.toml"
+
+// version is set by the linker.
+var version = ""
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// command is one verb.
+type command struct {
+	name, args, help string
+	run              func(*call) error
+}
+
+func commands() []command {
+	return []command{
+		{"run", "", "the daemon, in the foreground", runDaemon},
+		{"reload", "", "read the configuration again; the same as SIGHUP, but it waits and says what happened", reload},
+		{"check", "", "validate the configuration files; needs neither root nor a daemon", check},
+		{"plan", "", "what a reload would change in the kernel; changes nothing", showPlan},
+		{"show", "nft|routes", "the whole wanted state", show},
+		{"status", "", "uplinks and policies", status},
+		{"purge", "", "remove everything multiroute owns", purge},
+		{"version", "", "print the version", printVersion},
+	}
+}
+
+// call is one invocation.
+type call struct {
+	config string
+	json   bool
+	args   []string
+	out    io.Writer
+	err    io.Writer
+}
+
+// errUsage marks errors that are the caller's.
+var errUsage = errors.New("wrong usage")
+
+func run(args []string, out, errOut io.Writer) int {
+	if len(args) == 0 {
+		usage(errOut)
+		return exitUsage
+	}
+	switch args[0] {
+	case "help", "-h", "-help", "--help":
+		usage(out)
+		return exitDone
+	}
+	for _, c := range commands() {
+		if c.name != args[0] {
+			continue
+		}
+		invocation := &call{out: out, err: errOut}
+		flags := flag.NewFlagSet("agent "+c.name, flag.ContinueOnError)
+		flags.SetOutput(errOut)
+		flags.Usage = func() {
+			fmt.Fprintf(errOut, "usage: agent %s [--config PATH] [--json] %s\n%s\n", c.name, c.args, c.help)
+		}
+		flags.StringVar(&invocation.config, "config", defaultConfig, "main configuration file")
+		flags.BoolVar(&invocation.json, "json", false, "print JSON")
+		if err := flags.Parse(args[1:]); errors.Is(err, flag.ErrHelp) {
+			return exitDone
+		} else if err != nil {
+			return exitUsage
+		}
+		invocation.args = flags.Args()
+		if c.args == "" && len(invocation.args) > 0 {
+			fmt.Fprintf(errOut, "agent %s: unexpected argument %q\n", c.name, invocation.args[0])
+			return exitUsage
+		}
+		return exit(c.run(invocation), c.name, errOut)
+	}
+	fmt.Fprintf(errOut, "agent: unknown command %q\n", args[0])
+	usage(errOut)
+	return exitUsage
+}
+
+// exit reports an error and chooses the exit code.
+func exit(err error, name string, errOut io.Writer) int {
+	if err == nil {
+		return exitDone
+	}
+	var wrong config.Errors
+	if errors.As(err, &wrong) {
+		fmt.Fprintln(errOut, wrong.Error()) // file:line: key: problem, a line each, for people and editors
+		return exitUsage
+	}
+	if errors.Is(err, api.ErrConfig) {
+		fmt.Fprintln(errOut, err)
+		return exitUsage
+	}
+	fmt.Fprintf(errOut, "agent %s: %v\n", name, err)
+	if errors.Is(err, errUsage) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, "usage: agent COMMAND [--config PATH] [--json]\n\n")
+	for _, c := range commands() {
+		fmt.Fprintf(w, "  %-18s %s\n", c.name+" "+c.args, c.help)
+	}
+}
+
+// versionText is the linker's version, or what Go knows of a development build.
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

@@ -1,0 +1,22 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"multiroute/agent"
+	"multiroute/agent/config"
+)
+
+func purge(c *call) error {
+	cfg, err := config.Load(c.config)
+	if err != nil {
+		// Purge works without a good configuration: it is what people turn to
+		// when things are broken.
+		fmt.Fprintf(c.err, "agent purge: the configuration cannot be used, assuming the defaults:\n%v\n", err)
+		cfg = config.Fallback(c.config)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return agent.Purge(ctx, cfg)
+}

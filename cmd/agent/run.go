@@ -1,0 +1,41 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"multiroute/agent"
+)
+
+func runDaemon(c *call) error {
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	return agent.Run(ctx, agent.Options{Config: c.config, Version: versionText(), Log: logger(c), Reload: hup})
+}
+
+// logger writes text; the journal knows the time itself. AGENT_LOG=debug shows
+// every kernel operation.
+func logger(c *call) *slog.Logger {
+	o := &slog.HandlerOptions{}
+	if os.Getenv("AGENT_LOG") == "debug" {
+		o.Level = slog.LevelDebug
+	}
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	if c.json {
+		return slog.New(slog.NewJSONHandler(c.err, o))
+	}
+	return slog.New(slog.NewTextHandler(c.err, o))
+}

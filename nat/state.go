@@ -1,0 +1,158 @@
+package nat
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// State is what the kernel holds of our table: enough to tell whether it is
+// what a Ruleset wants.
+type State struct {
+	Exists  bool
+	Dormant bool // somebody set the flag that switches the whole table off
+	chains  map[string]chainState
+}
+
+type chainState struct {
+	base  string   // type, hook, priority; "" for a regular chain
+	rules []string // comments, in order
+}
+
+// Chains returns the names of the chains, sorted.
+func (s State) Chains() []string {
+	var names []string
+	for n := range s.chains {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// base describes a base chain's place in the packet's way.
+func base(typ string, hook uint32, priority int32) string {
+	return fmt.Sprintf("%s %d %d", typ, hook, priority)
+}
+
+func (c Chain) base() string {
+	if c.Hook == "" {
+		return ""
+	}
+	return base(string(c.Type), hookNumbers[c.Hook], c.Priority)
+}
+
+// hookNumbers are the kernel's (linux/netfilter.h, enum nf_inet_hooks).
+var hookNumbers = map[Hook]uint32{
+	Prerouting: 0, Forward: 2, Output: 3, Postrouting: 4,
+}
+
+// Missing lists what want has and the kernel lacks or holds otherwise; nothing
+// missing and nothing Extra means there is nothing to write.
+func (s State) Missing(want Ruleset) []string {
+	if !s.Exists {
+		return []string{"table inet " + TableName}
+	}
+	var lost []string
+	if s.Dormant {
+		lost = append(lost, "table inet "+TableName+": made dormant")
+	}
+	for _, c := range want.Chains {
+		have, ok := s.chains[c.Name]
+		switch {
+		case !ok:
+			lost = append(lost, "chain "+c.Name)
+		case have.base != c.base():
+			lost = append(lost, "chain "+c.Name+": hook or priority")
+		default:
+			for _, r := range c.Rules {
+				if !slices.Contains(have.rules, r.Fingerprint()) {
+					lost = append(lost, "chain "+c.Name+": "+r.String())
+				}
+			}
+			if len(have.rules) > len(c.Rules) {
+				lost = append(lost, "chain "+c.Name+": a rule of somebody else is in it")
+			} else if len(lost) == 0 && !sameRules(have.rules, c.Rules) {
+				lost = append(lost, "chain "+c.Name+": order of rules")
+			}
+		}
+	}
+	return lost
+}
+
+func sameRules(have []string, want []Rule) bool {
+	return slices.EqualFunc(have, want, func(h string, w Rule) bool { return h == w.Fingerprint() })
+}
+
+// Satisfies reports whether the kernel holds exactly want.
+func (s State) Satisfies(want Ruleset) bool {
+	if !s.Exists || s.Dormant || len(s.chains) != len(want.Chains) {
+		return false
+	}
+	for _, c := range want.Chains {
+		have, ok := s.chains[c.Name]
+		if !ok || have.base != c.base() || !sameRules(have.rules, c.Rules) {
+			return false
+		}
+	}
+	return true
+}
+
+// Uplinks returns the uplinks that the rules in the kernel serve, with ID, Name
+// and Interface: what a restarted agent knows of its predecessor.
+func (s State) Uplinks() []Uplink {
+	var all []Uplink
+	for _, chain := range s.Chains() {
+		if id, name, ok := parseChain(chain, markChain); ok {
+			u := Uplink{ID: id, Name: name}
+			for _, comment := range s.chains[chain].rules {
+				_, u.Interface, _ = strings.Cut(comment, " ")
+			}
+			all = append(all, u)
+		}
+	}
+	return all
+}
+
+// Policies returns the policies that the rules in the kernel serve, with ID and
+// Name.
+func (s State) Policies() []Policy {
+	var all []Policy
+	for _, chain := range s.Chains() {
+		if id, name, ok := parseChain(chain, policyChain); ok {
+			all = append(all, Policy{ID: id, Name: name})
+		}
+	}
+	return all
+}
+
+// Commands prints what Write would do, as nft(8) commands.
+func (s State) Commands(want Ruleset) []string {
+	var lines []string
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	if !s.Exists || s.Dormant {
+		add("add table inet %s", TableName)
+	}
+	for _, c := range want.Chains {
+		have, ok := s.chains[c.Name]
+		if ok && have.base == c.base() && sameRules(have.rules, c.Rules) {
+			continue
+		}
+		switch {
+		case !ok && c.Hook != "":
+			add("add chain inet %s %s { type %s hook %s priority %d; policy accept; }", TableName, c.Name, c.Type, c.Hook, c.Priority)
+		case !ok:
+			add("add chain inet %s %s", TableName, c.Name)
+		default:
+			add("flush chain inet %s %s", TableName, c.Name)
+		}
+		for _, r := range c.Rules {
+			add("add rule inet %s %s %s", TableName, c.Name, r)
+		}
+	}
+	for _, name := range s.Chains() {
+		if want.Chain(name) == nil {
+			add("delete chain inet %s %s", TableName, name)
+		}
+	}
+	return lines
+}
