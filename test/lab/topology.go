@@ -121,6 +121,10 @@ func (t *Topology) buildInternet() error {
 	if err := ns.sysctls(forwarding); err != nil { // providers reach each other
 		return err
 	}
+	// To answer from an address of a local prefix which no interface has is allowed in IPv4 anyway.
+	if err := ns.Sysctl("net/ipv6/ip_nonlocal_bind", "1"); err != nil {
+		return err
+	}
 	for _, addr := range []netip.Addr{InternetAddress, InternetAddress6} {
 		if err := ns.AddAddr("lo", host(addr)); err != nil {
 			return err
