@@ -25,8 +25,8 @@ const (
 var contract = []key{
 	{"router.lan", listOf[string](interfaceName), `[]`},
 	{"router.mark_mask", markMask, `"0xff000000"`},
-	{"router.table_base", integer(256, math.MaxInt32-tableRoom, "so that the tables made from it are no other program's and none of the kernel's own, 253 to 255"), `20000`},
-	{"router.rule_base", integer(1, 32000, "so that all our rules come before main, 32766"), `10000`},
+	{"router.table_base", integer(256, math.MaxInt32-tableRoom, "because 253 to 255 are the kernel's own"), `20000`},
+	{"router.rule_base", integer(1, 32000, "because every rule must come before 32765"), `10000`},
 	{"router.manage_sysctls", boolean, `true`},
 	{"router.guard", boolean, `true`},
 	{"router.routed", listOf[netip.Prefix](narrowPrefix), `[]`},

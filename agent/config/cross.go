@@ -62,7 +62,7 @@ func (u uplinkNode) at(key string) *node {
 	return u.n
 }
 
-// fail reports a problem with a key of u.
+// failKey reports a problem with a key of u.
 func (r *reader) failKey(u uplinkNode, key, problem string) {
 	n := u.at(key)
 	r.failAt(n.file, n.line, u.path(key).String(), problem)
@@ -179,21 +179,22 @@ func (r *reader) checkIDs(root *node, cfg *Config) {
 // checkForwards reports port forwards that claim the same packets.
 func (r *reader) checkForwards(root *node, cfg *Config) {
 	nodes := root.get("port_forward").entries()
-	sound := func(n *node) bool {
+	sound := make([]bool, len(nodes))
+	for i, n := range nodes {
+		sound[i] = true
 		for _, k := range []string{"protocol", "port", "to", "uplinks"} {
 			if c := n.get(k); c == nil && k != "uplinks" || c != nil && c.bad {
-				return false
+				sound[i] = false
 			}
 		}
-		return true
 	}
 	for i, f := range cfg.PortForwards {
-		if !sound(nodes[i]) {
+		if !sound[i] {
 			continue
 		}
 		port := nodes[i].get("port").val.(ports)
 		for j, o := range cfg.PortForwards[:i] {
-			if !sound(nodes[j]) || f.Protocol != o.Protocol || f.To.Is4() != o.To.Is4() || !sharesUplink(f, o) {
+			if !sound[j] || f.Protocol != o.Protocol || f.To.Is4() != o.To.Is4() || !sharesUplink(f, o) {
 				continue
 			}
 			other := nodes[j].get("port")

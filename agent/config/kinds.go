@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -49,7 +48,7 @@ func wrongType(raw any, wants string) error {
 func badText(s, wants string) error { return fmt.Errorf("%s is not %s", quote(s), wants) }
 
 // listOf is a kind of lists whose elements are of kind elem, which makes a T. The value is a []T.
-func listOf[T any](elem kind) kind {
+func listOf[T comparable](elem kind) kind {
 	wants := "a list, each element of it " + elem.wants
 	return kind{wants, func(n *node, fail func(*node, string)) any {
 		list, ok := n.raw.([]*node)
@@ -57,18 +56,18 @@ func listOf[T any](elem kind) kind {
 			fail(n, wrongType(n.raw, wants).Error()+": put it in [ ]")
 			return nil
 		}
-		out, good := make([]T, 0, len(list)), true
+		out, seen, good := make([]T, 0, len(list)), map[T]bool{}, true
 		for _, e := range list {
 			v, ok := elem.check(e, fail).(T)
 			if !ok {
 				good = false
 				continue
 			}
-			same := func(o T) bool { return reflect.DeepEqual(o, v) }
-			if slices.ContainsFunc(out, same) {
-				fail(e, fmt.Sprintf("%v is in the list twice: remove one", v))
+			if seen[v] {
+				fail(e, fmt.Sprintf("%s is in the list twice: remove one", quote(fmt.Sprint(v))))
 				good = false
 			}
+			seen[v] = true
 			out = append(out, v)
 		}
 		if !good {
@@ -79,7 +78,7 @@ func listOf[T any](elem kind) kind {
 }
 
 // oneOrMore is listOf, but a single value may stand without the brackets.
-func oneOrMore[T any](elem kind) kind {
+func oneOrMore[T comparable](elem kind) kind {
 	list := listOf[T](elem)
 	return kind{elem.wants + ", or a list of such", func(n *node, fail func(*node, string)) any {
 		if _, ok := n.raw.([]*node); ok {

@@ -31,7 +31,7 @@ var interfaceName = text(`the name of a network interface, such as "eth1"`, func
 
 var markMask = scalar("a hexadecimal number in quotes", func(raw any) (uint32, error) {
 	if i, ok := raw.(int64); ok && i > 0 && i <= 0xffffffff {
-		return 0, fmt.Errorf("is a bare number: write it in quotes: \"%#08x\"", i)
+		return 0, fmt.Errorf("is a bare number: write it in quotes: \"0x%08x\"", i)
 	}
 	s, ok := raw.(string)
 	if !ok {
@@ -61,7 +61,7 @@ func parseAddr(s string) (netip.Addr, error) {
 		if p, err := netip.ParsePrefix(s); err == nil {
 			return a, fmt.Errorf("%s is a prefix: write the address alone, %q", quote(s), p.Addr())
 		}
-		return a, badText(s, "an address")
+		return a, badText(s, `an address: write one such as "192.0.2.1" or "2001:db8::1"`)
 	case err != nil && strings.HasPrefix(s, "["):
 		return a, badText(s, "an address: write it without brackets")
 	case err != nil:
@@ -293,7 +293,7 @@ var groupName = text("the name of a group", func(s string) (string, error) {
 		return "", errors.New(`an empty name: write that of a group, such as "root" to let nobody else read`)
 	}
 	if len(s) > 32 || s[0] == '-' || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`:,/\"'`, r) }) {
-		return "", badText(s, "the name of a group")
+		return "", badText(s, "the name of a group: it has up to 32 bytes, without spaces, quotes, colons, commas and slashes")
 	}
 	return s, nil
 })

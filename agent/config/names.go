@@ -8,10 +8,9 @@ import (
 
 // checkNames reports names of uplinks and policies that do not exist.
 func (r *reader) checkNames(root *node) {
-	uplinks := root.get("uplink").names()
-	policies := root.get("policy").names()
+	uplinks, policies := tableNames(root.get("uplink")), tableNames(root.get("policy"))
 	if !slices.Contains(policies, "default") {
-		policies = append(slices.Clip(policies), "default")
+		policies = append(policies, "default")
 	}
 	for _, name := range root.get("policy").names() {
 		pol, p := root.get("policy").get(name), keyPath{"policy", name}
@@ -36,6 +35,17 @@ func (r *reader) checkNames(root *node) {
 		r.checkReference(rule.get("uplink"), nil, p.add("uplink"), "uplink", uplinks)
 		r.checkReference(rule.get("policy"), nil, p.add("policy"), "policy", policies)
 	}
+}
+
+// tableNames returns the names of the tables in n, without other things in it.
+func tableNames(n *node) []string {
+	var names []string
+	for _, name := range n.names() {
+		if _, ok := n.get(name).raw.(*table); ok {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // checkReference reports a name in n that is not known, and marks the list it

@@ -133,9 +133,9 @@ func (r *reader) decode(file int, src source) *node {
 	if _, err := toml.Decode(str, &doc); err != nil {
 		var pe toml.ParseError
 		if errors.As(err, &pe) {
-			r.failAt(file, max(pe.Position.Line, 1), pe.LastKey, "wrong TOML: "+oneLine(pe.Message))
+			r.failAt(file, syntaxLine(str, pe), pe.LastKey, syntaxProblem(pe.Message))
 		} else {
-			r.failAt(file, 1, "", "wrong TOML: "+oneLine(err.Error()))
+			r.failAt(file, 1, "", syntaxProblem(err.Error()))
 		}
 		return nil
 	}
@@ -158,5 +158,33 @@ func invalidLine(text []byte) int {
 	return line
 }
 
-// oneLine makes a message of the decoder fit on a line.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+// syntaxLine returns the line of a decoder's error. The decoder's own line is too
+// high where it stumbled over the end of a line; its offset is right.
+func syntaxLine(str string, pe toml.ParseError) int {
+	str = strings.TrimPrefix(str, "\ufeff") // the decoder counts from behind it
+	return 1 + strings.Count(str[:max(0, min(pe.Position.Start, len(str)))], "\n")
+}
+
+// syntaxHints say what would be right, by what the decoder says is wrong.
+var syntaxHints = []struct{ part, hint string }{
+	{"expected value", `: write text in quotes, a number, true, false, or a list in [ ]`},
+	{"already been defined", ": remove one, or join them"},
+	{"array terminator", ": separate elements with commas and close the list with ]"},
+	{"unexpected EOF", ": the text in this value never ends"},
+	{"invalid escape", `: write \\ for a backslash, or put the text in single quotes`},
+	{"newlines", ": close the text with the quote it begins with"},
+	{"expected '.' or '='", ": write key = value"},
+	{"to end table name", ": close the header with ]"},
+	{"expected a top-level item to end", ": write one key = value in each line"},
+}
+
+// syntaxProblem makes one line of what the decoder says, with a hint.
+func syntaxProblem(message string) string {
+	s := "wrong TOML: " + strings.TrimSuffix(strings.Join(strings.Fields(message), " "), ".")
+	for _, h := range syntaxHints {
+		if strings.Contains(s, h.part) {
+			return s + h.hint
+		}
+	}
+	return s
+}
