@@ -1,0 +1,95 @@
+//go:build linux
+
+// Package integration tests the real agent on a real kernel with real packets:
+// what the providers and the server saw decides.
+package integration
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"multiroute/test/lab"
+	"multiroute/test/rig"
+)
+
+func TestMain(m *testing.M) { os.Exit(lab.Main(m.Run)) }
+
+// program builds the agent once for all tests.
+var program = sync.OnceValues(func() (string, error) {
+	folder, err := os.MkdirTemp("/run", "agent") // the lab's own /run
+	if err != nil {
+		return "", err
+	}
+	return rig.Build(folder)
+})
+
+// house is a topology with an agent on its router.
+type house struct {
+	*lab.Topology
+	*rig.Agent
+	t *testing.T
+}
+
+// newHouse builds a topology and prepares an agent; nothing runs yet. At the
+// end of the test no provider may have seen a leak.
+func newHouse(t *testing.T, topology func(lab.Options) (*lab.Topology, error), o lab.Options) *house {
+	t.Helper()
+	if err := lab.Available(); err != nil {
+		t.Skip(err)
+	}
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	top, err := topology(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(t.TempDir(), "multiroute")
+	if err := os.Mkdir(folder, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	h := &house{Topology: top, Agent: rig.New(path, folder, top.Router), t: t}
+	t.Cleanup(func() {
+		h.noLeaks()
+		top.Close()
+		if t.Failed() {
+			t.Logf("the agent's log:\n%s", h.Log())
+		}
+	})
+	return h
+}
+
+// start configures and runs the agent.
+func (h *house) start(ctx context.Context, text string) {
+	h.t.Helper()
+	h.configure(text)
+	if err := h.Run(ctx); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *house) configure(text string) {
+	h.t.Helper()
+	if err := h.Configure(text); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *house) noLeaks() {
+	h.t.Helper()
+	if err := h.Leaks(); err != nil {
+		h.t.Error(err)
+	}
+}
+
+// deadline bounds a test.
+func deadline(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
