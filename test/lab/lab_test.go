@@ -20,17 +20,10 @@ func TestMain(m *testing.M) {
 // plain builds a router that forwards without NAT by main's default routes: everything it forwards leaks.
 func plain(t testing.TB, build func(Options) (*Topology, error), o Options) *Topology {
 	t.Helper()
-	if err := Available(); err != nil {
-		t.Skip(err)
-	}
 	o.Forward, o.DefaultRoutes = true, true
 	start := time.Now()
-	lab, err := build(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab := New(t, build, o)
 	t.Logf("built in %v", time.Since(start))
-	t.Cleanup(lab.Close)
 	return lab
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"sync"
@@ -21,6 +22,8 @@ const (
 	PortEcho    = 7    // UDP: answers with the client's address in a line, and what it received
 	PortSink    = 9    // UDP: records the packets of OneWay
 	PortDiscard = 5001 // TCP: reads and forgets, for throughput
+	PortDNS     = 53   // UDP: see Resolve; TCP: as PortTCP
+	PortHTTP    = 8080 // HTTP: the client's address in a line, for every request
 )
 
 // Server is the other end of all traffic: it tells its clients which address it sees, and keeps account of what it receives.
@@ -34,12 +37,15 @@ type Server struct {
 	conns map[net.Conn]struct{}
 	done  bool
 	flows map[uint64]*flow
+
+	names   map[string]name
+	queries map[string]int
 }
 
 // NewServer starts a server on the standard ports, in any namespace; more: further TCP ports like PortTCP.
 func NewServer(ns *NS, more ...uint16) (*Server, error) {
-	s := &Server{NS: ns, conns: map[net.Conn]struct{}{}, flows: map[uint64]*flow{}}
-	err := s.listen(append([]uint16{PortTCP}, more...))
+	s := &Server{NS: ns, conns: map[net.Conn]struct{}{}, flows: map[uint64]*flow{}, names: map[string]name{}, queries: map[string]int{}}
+	err := s.listen(append([]uint16{PortTCP, PortDNS}, more...))
 	if err != nil {
 		s.Close()
 		return nil, fmt.Errorf("starting a server in %s: %w", ns.Name, err)
@@ -64,7 +70,25 @@ func (s *Server) listen(ports []uint16) error {
 		if err := s.listenUDP(netip.AddrPortFrom(wildcard, PortSink), s.record); err != nil {
 			return err
 		}
+		if err := s.listenUDP(netip.AddrPortFrom(wildcard, PortDNS), s.dns); err != nil {
+			return err
+		}
 	}
+	return s.listenHTTP()
+}
+
+// listenHTTP serves HTTP.
+func (s *Server) listenHTTP() error {
+	l, err := s.NS.ListenTCP(Socket{Local: netip.AddrPortFrom(netip.IPv6Unspecified(), PortHTTP)})
+	if err != nil {
+		return err
+	}
+	server := &http.Server{ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from, _ := netip.ParseAddrPort(r.RemoteAddr)
+		fmt.Fprintln(w, unmap(from))
+	})}
+	s.closers = append(s.closers, server)
+	s.wait.Go(func() { _ = server.Serve(l) })
 	return nil
 }
 

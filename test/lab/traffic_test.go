@@ -4,7 +4,12 @@ package lab
 
 import (
 	"context"
+	"io"
+	"net"
+	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -104,7 +109,7 @@ func TestTrafficOracles(t *testing.T) {
 func TestFromOutside(t *testing.T) {
 	t.Parallel()
 	lab := plain(t, NewRouter, Options{Uplinks: 3})
-	server, err := NewServer(lab.Router, 8080)
+	server, err := NewServer(lab.Router, 2222)
 	must(t, err)
 	defer server.Close()
 	for _, u := range lab.Uplinks {
@@ -115,7 +120,7 @@ func TestFromOutside(t *testing.T) {
 			if to.Is6() {
 				from = netip.MustParseAddr("2001:db8:ffff:1::9")
 			}
-			r := Spread(t.Context(), lab.Internet, 2, To(netip.AddrPortFrom(to, 8080)).From(from))
+			r := Spread(t.Context(), lab.Internet, 2, To(netip.AddrPortFrom(to, 2222)).From(from))
 			if r.Sources[from] != 2 {
 				t.Errorf("to %s: %v", to, r)
 			}
@@ -129,5 +134,44 @@ func TestFromOutside(t *testing.T) {
 	}
 	if lab.Leaks() == nil {
 		t.Error("answers by the wrong uplink are no leaks?")
+	}
+}
+
+func TestServices(t *testing.T) {
+	t.Parallel()
+	lab := plain(t, NewRouter, Options{})
+	dsl := lab.Uplinks[0]
+	addr, addr6 := netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8:ffff::5")
+	lab.Server.Resolve("*.example.org", 7*time.Second, addr, addr6)
+	for _, server := range []netip.Addr{dsl.DNS, dsl.DNS6} {
+		resolver := net.Resolver{PreferGo: true, Dial: func(_ context.Context, network, _ string) (net.Conn, error) {
+			return lab.Router.DialUDP(Socket{}, netip.AddrPortFrom(server, PortDNS))
+		}}
+		got, err := resolver.LookupNetIP(t.Context(), "ip", "www.example.org.")
+		must(t, err)
+		slices.SortFunc(got, netip.Addr.Compare)
+		if len(got) != 2 || got[0].Unmap() != addr || got[1] != addr6 {
+			t.Errorf("%s: %v", server, got)
+		}
+		if _, err := resolver.LookupNetIP(t.Context(), "ip", "no.such.name."); err == nil {
+			t.Error("a name that does not exist")
+		}
+	}
+	if n := lab.Server.Queries("www.example.org"); n != 4 {
+		t.Errorf("%d queries", n)
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, to string) (net.Conn, error) {
+		return lab.Router.DialTCP(ctx, Socket{}, netip.MustParseAddrPort(to))
+	}}}
+	for _, u := range []string{"http://198.51.100.1:8080/", "http://[2001:db8:ffff::1]:8080/"} {
+		response, err := client.Get(u)
+		must(t, err)
+		body, err := io.ReadAll(response.Body)
+		must(t, err)
+		response.Body.Close()
+		from, err := netip.ParseAddrPort(strings.TrimSpace(string(body)))
+		if err != nil || from.Addr() != dsl.Address.Addr() && from.Addr() != dsl.Address6.Addr() {
+			t.Errorf("%s: %q", u, body)
+		}
 	}
 }

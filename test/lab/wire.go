@@ -20,14 +20,15 @@ type WireKind int
 
 const (
 	Cable WireKind = iota // a veth pair, in the kernel: no delay, no loss
-	TAP                   // Ethernet through this process: delay and loss can be set
+	Line                  // Ethernet through this process: delay and loss can be set
 	TUN                   // point to point without Ethernet, as PPP: no gateway, no neighbours; delay and loss can be set
 )
 
-// Wire connects two interfaces through this process. It needs write access to /dev/net/tun, which an ordinary user often lacks (the error wraps
-// os.ErrPermission then).
+// Wire connects two interfaces through this process. A TUN needs write access to /dev/net/tun, which an ordinary user often lacks (the error
+// wraps os.ErrPermission then).
 type Wire struct {
 	ends  [2]*os.File
+	line  *NS           // of a Line: holds its own ends of the two cables, "a" and "b"
 	delay atomic.Int64  // nanoseconds
 	loss  atomic.Uint32 // of 1<<16
 	wait  sync.WaitGroup
@@ -36,37 +37,93 @@ type Wire struct {
 // NewWire makes interface aName in a and bName in b, both down, and carries packets between them.
 func NewWire(kind WireKind, a *NS, aName string, b *NS, bName string) (*Wire, error) {
 	w := &Wire{}
-	for i, end := range []struct {
-		ns   *NS
-		name string
-	}{{a, aName}, {b, bName}} {
-		err := end.ns.Do(func() (err error) {
-			w.ends[i], err = openTun(kind, end.name)
-			return err
-		})
-		if err != nil {
-			w.Close()
-			return nil, fmt.Errorf("making %s/%s: %w", end.ns.Name, end.name, err)
-		}
+	var err error
+	if kind == TUN {
+		err = w.openTuns(a, aName, b, bName)
+	} else {
+		err = w.openLine(a, aName, b, bName)
+	}
+	if err != nil {
+		w.Close()
+		return nil, fmt.Errorf("wiring %s/%s to %s/%s: %w", a.Name, aName, b.Name, bName, err)
 	}
 	w.wait.Go(func() { w.carry(w.ends[0], w.ends[1]) })
 	w.wait.Go(func() { w.carry(w.ends[1], w.ends[0]) })
 	return w, nil
 }
 
+// openTuns makes two TUN devices.
+func (w *Wire) openTuns(a *NS, aName string, b *NS, bName string) error {
+	err := a.Do(func() (err error) { w.ends[0], err = openTun(aName); return err })
+	if err != nil {
+		return err
+	}
+	return b.Do(func() (err error) { w.ends[1], err = openTun(bName); return err })
+}
+
+// openLine makes a cable from each side to a namespace in the middle, and opens packet sockets on the ends there.
+func (w *Wire) openLine(a *NS, aName string, b *NS, bName string) (err error) {
+	if w.line, err = NewNS("line"); err != nil {
+		return err
+	}
+	if err := w.line.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
+		return err
+	}
+	for i, side := range []struct {
+		ns        *NS
+		name, end string
+	}{{a, aName, "a"}, {b, bName, "b"}} {
+		if err := Veth(side.ns, side.name, w.line, side.end); err != nil {
+			return err
+		}
+		if err := w.line.Up(side.end); err != nil {
+			return err
+		}
+		link, err := w.line.Link(side.end)
+		if err != nil {
+			return err
+		}
+		err = w.line.Do(func() (err error) {
+			w.ends[i], err = openPacket(link.Attrs().Index, side.name)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openPacket opens a socket that reads and writes the frames of an interface in the namespace of the calling thread. Each frame has a virtio header,
+// which keeps what the kernel still has to do to it: checksums, segmentation.
+func openPacket(ifindex int, name string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening a packet socket: %w", err)
+	}
+	all := uint16(unix.ETH_P_ALL)
+	err = errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
+		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1),
+		largeBuffer(fd),
+		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all<<8 | all>>8, Ifindex: ifindex}),
+	)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("setting up a packet socket: %w", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
 // openTun makes an interface in the namespace of the calling thread.
-func openTun(kind WireKind, name string) (*os.File, error) {
+func openTun(name string) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
 	}
 	request, err := unix.NewIfreq(name)
 	if err == nil {
-		flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI)
-		if kind == TAP {
-			flags = unix.IFF_TAP | unix.IFF_NO_PI
-		}
-		request.SetUint16(flags)
+		request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
 	}
 	if err != nil {
@@ -82,8 +139,14 @@ func (w *Wire) Delay(d time.Duration) { w.delay.Store(int64(d)) }
 // Loss loses that share of the packets, from 0 to 1, in each direction.
 func (w *Wire) Loss(share float64) { w.loss.Store(uint32(share * (1 << 16))) }
 
-// Carrier takes the carrier from both ends, or gives it back.
+// Carrier takes the carrier from both ends, or gives it back. With a TUN the kernel lets up to a second pass before it looks at the change.
 func (w *Wire) Carrier(on bool) error {
+	if w.line != nil {
+		if on {
+			return errors.Join(w.line.Up("a"), w.line.Up("b"))
+		}
+		return errors.Join(w.line.Down("a"), w.line.Down("b"))
+	}
 	value := int32(0)
 	if on {
 		value = 1
@@ -115,6 +178,10 @@ func (w *Wire) Close() {
 		}
 	}
 	w.wait.Wait()
+	if w.line != nil {
+		_ = errors.Join(w.line.Delete("a"), w.line.Delete("b")) // fails if they are gone with their other ends
+		w.line.Close()
+	}
 }
 
 // late is a packet on its way.
@@ -133,7 +200,7 @@ func (w *Wire) carry(from, to *os.File) {
 		}
 	})
 	defer close(queue)
-	buffer := make([]byte, 1<<16)
+	buffer := make([]byte, 1<<17)
 	for {
 		n, err := from.Read(buffer)
 		if errors.Is(err, os.ErrClosed) {

@@ -1,0 +1,118 @@
+//go:build linux
+
+package lab
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// name is what the server's DNS knows of a name.
+type name struct {
+	ttl   time.Duration
+	addrs []netip.Addr
+}
+
+// Resolve makes the server's DNS (PortDNS) answer so for a name and, if it begins with "*.", for those below it. Unknown names do not exist.
+func (s *Server) Resolve(host string, ttl time.Duration, addrs ...netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.names[strings.ToLower(strings.TrimSuffix(host, "."))] = name{ttl, addrs}
+}
+
+// Queries returns how many questions of each name the server's DNS was asked.
+func (s *Server) Queries(host string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queries[strings.ToLower(strings.TrimSuffix(host, "."))]
+}
+
+// DNS types and codes.
+const (
+	typeA, typeAAAA, classIN = 1, 28, 1
+	dnsHeader                = 12
+	dnsResponse              = 0x8580 // answer, authoritative, recursion desired and available
+	dnsNoName                = 3
+)
+
+// dns answers a question.
+func (s *Server) dns(d datagram) {
+	host, kind, end := question(d.data)
+	if end == 0 {
+		return
+	}
+	answer := append([]byte(nil), d.data[:end]...)
+	known, ok := s.look(host)
+	flags, count := uint16(dnsResponse), uint16(0)
+	if !ok {
+		flags |= dnsNoName
+	}
+	for _, addr := range known.addrs {
+		if addr.Is4() && kind != typeA || addr.Is6() && kind != typeAAAA {
+			continue
+		}
+		count++
+		raw := addr.AsSlice()
+		answer = binary.BigEndian.AppendUint16(answer, 0xc000|dnsHeader) // the question's name
+		answer = binary.BigEndian.AppendUint16(answer, kind)
+		answer = binary.BigEndian.AppendUint16(answer, classIN)
+		answer = binary.BigEndian.AppendUint32(answer, uint32(known.ttl/time.Second))
+		answer = binary.BigEndian.AppendUint16(answer, uint16(len(raw)))
+		answer = append(answer, raw...)
+	}
+	binary.BigEndian.PutUint16(answer[2:], flags)
+	binary.BigEndian.PutUint16(answer[4:], 1)
+	binary.BigEndian.PutUint16(answer[6:], count)
+	clear(answer[8:dnsHeader])
+	_, _, _ = d.conn.WriteMsgUDPAddrPort(answer, sourceOf(d.oob), d.from)
+}
+
+// look counts a question, and finds the name or the wildcard above it.
+func (s *Server) look(host string) (name, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queries[host]++
+	if n, ok := s.names[host]; ok {
+		return n, true
+	}
+	for rest := host; ; {
+		_, above, ok := strings.Cut(rest, ".")
+		if !ok {
+			return name{}, false
+		}
+		if n, ok := s.names["*."+above]; ok {
+			return n, true
+		}
+		rest = above
+	}
+}
+
+// question reads the first question of a message; end is where it ends, 0 if it is no question.
+func question(b []byte) (host string, kind uint16, end int) {
+	if len(b) < dnsHeader || b[2]&0x80 != 0 || binary.BigEndian.Uint16(b[4:]) != 1 {
+		return "", 0, 0
+	}
+	var labels []string
+	i := dnsHeader
+	for {
+		if i >= len(b) {
+			return "", 0, 0
+		}
+		n := int(b[i])
+		i++
+		if n == 0 {
+			break
+		}
+		if n > 63 || i+n > len(b) {
+			return "", 0, 0
+		}
+		labels = append(labels, strings.ToLower(string(b[i:i+n])))
+		i += n
+	}
+	if i+4 > len(b) {
+		return "", 0, 0
+	}
+	return strings.Join(labels, "."), binary.BigEndian.Uint16(b[i:]), i + 4
+}
