@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,8 +25,11 @@ const (
 	// clientTimeout is a little more than the longest that a Server takes.
 	clientTimeout = 70 * time.Second
 
-	dialTimeout = 5 * time.Second
+	// maxHeader is about the longest header of an answer that is read, in bytes.
+	maxHeader = 64 << 10
 )
+
+var errTooLong = errors.New("the answer is too long")
 
 // A Client asks the agent behind a control socket. It holds no connection between calls
 // and needs no Close. It is safe for concurrent use.
@@ -35,24 +39,14 @@ const (
 // ends after 70 seconds at the latest.
 type Client struct {
 	path  string
-	http  *http.Client
 	limit int64
+	dial  func(ctx context.Context) (net.Conn, error)
 }
 
 // Dial returns a client for the socket at path. It does not connect yet.
 func Dial(path string) *Client {
-	dialer := &net.Dialer{Timeout: dialTimeout}
-	return &Client{path: path, limit: maxResponse, http: &http.Client{
-		Timeout: clientTimeout,
-		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return dialer.DialContext(ctx, "unix", path)
-			},
-			DisableKeepAlives:      true, // connections are few, and kept for those who need one
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: 64 << 10,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	return &Client{path: path, limit: maxResponse, dial: func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}
 }
 
@@ -109,29 +103,60 @@ func (c *Client) json(ctx context.Context, method, path string, v any) error {
 
 // do sends a request and returns the body of the answer.
 func (c *Client) do(ctx context.Context, method, path string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, nil)
+	ctx, cancel := context.WithTimeout(ctx, clientTimeout)
+	defer cancel()
+	code, body, err := c.exchange(ctx, method, path)
 	if err != nil {
-		return nil, fmt.Errorf("asking the agent: %w", err)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err() // that is why the connection failed
+		}
 		return nil, c.explain(err)
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, c.limit+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("reading the agent's answer: %w", err)
-	case int64(len(body)) > c.limit:
-		return nil, fmt.Errorf("reading the agent's answer: it is longer than %d bytes", c.limit)
-	case resp.StatusCode == http.StatusOK:
+	if code == http.StatusOK {
 		return body, nil
 	}
 	var e errorBody
 	if json.Unmarshal(body, &e) != nil || e.Error == "" {
-		e.Error = "the agent answered " + resp.Status
+		e.Error = fmt.Sprintf("the agent answered %d %s", code, http.StatusText(code))
 	}
-	return nil, &Error{Code: resp.StatusCode, Text: e.Error}
+	return nil, &Error{Code: code, Text: e.Error}
+}
+
+// exchange makes a connection for one request. Unlike http.Transport it understands an
+// answer that comes before the request is sent: that the agent has too many clients.
+func (c *Client) exchange(ctx context.Context, method, path string) (code int, body []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Close = true
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // closed: over already
+	defer stop()
+
+	writeErr := req.Write(conn)
+	answer := &io.LimitedReader{R: conn, N: c.limit + maxHeader}
+	resp, err := http.ReadResponse(bufio.NewReader(answer), req)
+	switch {
+	case err != nil && answer.N <= 0:
+		return 0, nil, errTooLong
+	case err != nil && writeErr != nil:
+		return 0, nil, writeErr
+	case err != nil:
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	if body, err = io.ReadAll(io.LimitReader(resp.Body, c.limit+1)); err != nil {
+		return 0, nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	if int64(len(body)) > c.limit {
+		return 0, nil, errTooLong
+	}
+	return resp.StatusCode, body, nil
 }
 
 // explain turns an error of the connection into one that says what to do.
@@ -143,7 +168,8 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf(`%w (nobody answers at %s): start it with "agent run", or start its service`, ErrNotRunning, c.path)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("no permission for %s: %s: %w", c.path, groupAdvice(c.path), fs.ErrPermission)
-	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET),
+		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%w: it closed the connection; try again: %w", ErrBusy, err)
 	}
 	return fmt.Errorf("asking the agent: %w", err)

@@ -18,6 +18,7 @@ type door struct {
 	mu     sync.Mutex
 	guests map[*guest]struct{}
 	others int // of those, not root's or the own user's
+	hushed bool
 }
 
 // A guest is a connection that was let in.
@@ -25,6 +26,9 @@ type guest struct {
 	net.Conn
 	peer  Peer
 	leave func()
+
+	mu     sync.Mutex
+	hushed bool // nothing is read any more
 }
 
 // Accept returns the next connection for which there is room, and closes the others.
@@ -56,7 +60,7 @@ func (d *door) enter(c net.Conn, peer Peer) *guest {
 	if len(d.guests) >= d.s.limits.connections || !owner && d.others >= d.s.limits.connections-d.s.limits.reserved {
 		return nil
 	}
-	g := &guest{Conn: c, peer: peer}
+	g := &guest{Conn: c, peer: peer, hushed: d.hushed}
 	g.leave = sync.OnceFunc(func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -77,9 +81,27 @@ func (d *door) enter(c net.Conn, peer Peer) *guest {
 func (d *door) hush() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.hushed = true
 	for g := range d.guests {
-		_ = g.SetReadDeadline(time.Unix(1, 0)) // closed: nothing to wait for
+		g.hush()
 	}
+}
+
+func (g *guest) hush() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.hushed = true
+	_ = g.Conn.SetReadDeadline(time.Unix(1, 0)) // closed: nothing to wait for
+}
+
+// SetReadDeadline sets the deadline for reading, unless that is over for good.
+func (g *guest) SetReadDeadline(t time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.hushed {
+		t = time.Unix(1, 0)
+	}
+	return g.Conn.SetReadDeadline(t)
 }
 
 // Close closes the connection and makes room for another.
@@ -88,11 +110,12 @@ func (g *guest) Close() error {
 	return g.Conn.Close()
 }
 
-// turnAway tells the client why, as far as that is possible without waiting, and closes.
+// turnAway tells the client why and closes. It does not wait: the buffer of a new
+// connection is empty.
 func turnAway(c net.Conn) {
 	defer c.Close()
 	body, err := json.Marshal(errorBody{Error: ErrBusy.Error() + ": it has too many clients; try again"})
-	if err != nil || c.SetWriteDeadline(time.Now().Add(time.Millisecond)) != nil {
+	if err != nil || c.SetWriteDeadline(time.Now().Add(time.Second)) != nil {
 		return
 	}
 	_, _ = fmt.Fprintf(c, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",

@@ -153,7 +153,7 @@ var clientCount atomic.Int64
 // client returns a Client that connects as the named peer.
 func (ts *testServer) client(name string) *Client {
 	c := Dial(ts.path)
-	c.http.Transport.(*http.Transport).DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+	c.dial = func(ctx context.Context) (net.Conn, error) {
 		d := net.Dialer{LocalAddr: &net.UnixAddr{Name: clientName(name), Net: "unix"}}
 		return d.DialContext(ctx, "unix", ts.path)
 	}
@@ -277,7 +277,11 @@ func TestMethods(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp, err := ts.client("root").http.Do(req)
+		c := ts.dial(t, "root")
+		if err := req.Write(c); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(c), req)
 		if err != nil {
 			t.Fatal(err)
 		}
