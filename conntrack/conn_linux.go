@@ -85,8 +85,7 @@ func (c *Conn) DeleteByMark(mark, mask uint32) error {
 	}
 	op := fmt.Sprintf("deleting connections with mark %#x/%#x", mark, mask)
 	return c.do(op, func() error {
-		_, err := c.nl.Execute(message(msgDelete, netlink.Acknowledge, appendDeleteByMark(nil, mark, mask)))
-		return needsMark(err)
+		return needsMark(c.one(message(msgDelete, netlink.Acknowledge, appendDeleteByMark(nil, mark, mask))))
 	})
 }
 
@@ -243,7 +242,7 @@ func (c *Conn) drop() error {
 // privilege, and EINVAL where nobody has registered for ctnetlink.
 func (c *Conn) probe() error {
 	e := Entry{Family: FamilyIPv4, Proto: protoUDP, Orig: Tuple{Src: netip.IPv4Unspecified(), Dst: netip.IPv4Unspecified()}}
-	_, err := c.nl.Execute(message(msgGet, netlink.Acknowledge, appendKey(nil, e)))
+	err := c.one(message(msgGet, 0, appendKey(nil, e)))
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil
@@ -313,9 +312,6 @@ func (c *Conn) batch(typ netlink.HeaderType, n int, appendBody func(b []byte, i 
 			msgs = append(msgs, message(typ, 0, body[at:]))
 		}
 		msgs[len(msgs)-1].Header.Flags |= netlink.Acknowledge
-		if err := c.extend(); err != nil {
-			return done, err
-		}
 		failed, err := c.exchange(msgs, func(i int, err error) {
 			if !errors.Is(err, unix.ENOENT) {
 				errs.add(fmt.Errorf("%v: %w", entry(start+i), err))
@@ -329,11 +325,22 @@ func (c *Conn) batch(typ netlink.HeaderType, n int, appendBody func(b []byte, i 
 	return done, errs.err()
 }
 
+// one sends one message that has one answer.
+func (c *Conn) one(m netlink.Message) error {
+	var refusal error
+	_, err := c.exchange([]netlink.Message{m}, func(_ int, err error) { refusal = err })
+	return errors.Join(err, refusal)
+}
+
 // exchange sends one datagram and reads its answers. For each message that the kernel
 // refused it calls fail with the message's index.
 func (c *Conn) exchange(msgs []netlink.Message, fail func(i int, err error)) (failed int, err error) {
 	sent, err := c.nl.SendMessages(msgs)
 	if err != nil {
+		return 0, err
+	}
+	// The kernel did all the work while it was sent to; the answers are there already.
+	if err := c.extend(); err != nil {
 		return 0, err
 	}
 	first, last := sent[0].Header.Sequence, uint32(len(sent)-1)

@@ -441,12 +441,12 @@ func TestSlowCallback(t *testing.T) {
 	t.Parallel()
 	c := dialNS(t)
 	create(t, c, many(2000, testMark))
-	const timeout = 20 * time.Millisecond
+	const timeout = 100 * time.Millisecond
 	c.SetTimeout(timeout)
 	seen := 0
 	start := time.Now()
 	if err := c.Each(Filter{}, func(Entry) error {
-		if seen++; seen%500 == 0 {
+		if seen++; seen%1000 == 0 {
 			for deadline := time.Now().Add(2 * timeout); time.Now().Before(deadline); {
 				runtime.Gosched() // busy, as a slow callback is
 			}
