@@ -2,12 +2,10 @@ package nat
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -199,99 +197,22 @@ func (t *Table) Read() (State, error) {
 var errInterrupted = errors.New("the rules changed while they were read")
 
 func (t *Table) readOnce() (State, error) {
-	s := State{chains: map[string]chainState{}}
 	tables, err := t.dump(unix.NFT_MSG_GETTABLE, unix.NFTA_TABLE_NAME)
 	if err != nil {
 		return State{}, err
 	}
-	for _, m := range tables {
-		var name string
-		var flags uint32
-		err := attributes(m, func(ad *netlink.AttributeDecoder) {
-			switch ad.Type() {
-			case unix.NFTA_TABLE_NAME:
-				name = ad.String()
-			case unix.NFTA_TABLE_FLAGS:
-				flags = ad.Uint32()
-			}
-		})
-		if err != nil {
-			return State{}, err
-		}
-		if name == TableName {
-			s.Exists, s.Dormant = true, flags&1 != 0 // NFT_TABLE_F_DORMANT
-		}
-	}
-	if !s.Exists {
-		return s, nil
+	if s, err := decodeState(tables, nil, nil); err != nil || !s.Exists {
+		return s, err
 	}
 	chains, err := t.dump(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE)
 	if err != nil {
 		return State{}, err
 	}
-	for _, m := range chains {
-		var table, name, typ string
-		var hook, priority uint32
-		err := attributes(m, func(ad *netlink.AttributeDecoder) {
-			switch ad.Type() {
-			case unix.NFTA_CHAIN_TABLE:
-				table = ad.String()
-			case unix.NFTA_CHAIN_NAME:
-				name = ad.String()
-			case unix.NFTA_CHAIN_TYPE:
-				typ = ad.String()
-			case unix.NFTA_CHAIN_HOOK:
-				ad.Nested(func(n *netlink.AttributeDecoder) error {
-					n.ByteOrder = binary.BigEndian
-					for n.Next() {
-						switch n.Type() {
-						case unix.NFTA_HOOK_HOOKNUM:
-							hook = n.Uint32()
-						case unix.NFTA_HOOK_PRIORITY:
-							priority = n.Uint32()
-						}
-					}
-					return nil
-				})
-			}
-		})
-		if err != nil {
-			return State{}, err
-		}
-		if table != TableName {
-			continue
-		}
-		c := chainState{}
-		if typ != "" {
-			c.base = base(typ, hook, int32(priority))
-		}
-		s.chains[name] = c
-	}
 	rules, err := t.dump(unix.NFT_MSG_GETRULE, unix.NFTA_RULE_TABLE)
 	if err != nil {
 		return State{}, err
 	}
-	for _, m := range rules {
-		var table, chain, comment string
-		err := attributes(m, func(ad *netlink.AttributeDecoder) {
-			switch ad.Type() {
-			case unix.NFTA_RULE_TABLE:
-				table = ad.String()
-			case unix.NFTA_RULE_CHAIN:
-				chain = ad.String()
-			case unix.NFTA_RULE_USERDATA:
-				comment, _ = userdata.GetString(ad.Bytes(), userdata.TypeComment)
-			}
-		})
-		if err != nil {
-			return State{}, err
-		}
-		if c, ok := s.chains[chain]; ok && table == TableName {
-			c.rules = append(c.rules, strings.TrimRight(comment, "\x00"))
-			s.chains[chain] = c
-		}
-	}
-	return s, nil
+	return decodeState(tables, chains, rules)
 }
 
 // dump asks for all objects of one kind in our table (the kernel filters rules
@@ -328,26 +249,6 @@ func (t *Table) dump(message netlink.HeaderType, tableAttribute uint16) ([]netli
 	return messages, nil
 }
 
-// attributes walks the attributes of one nfnetlink message.
-func attributes(m netlink.Message, visit func(*netlink.AttributeDecoder)) error {
-	const header = 4 // struct nfgenmsg
-	if len(m.Data) < header {
-		return fmt.Errorf("reading table inet %s: a message of %d bytes has no header", TableName, len(m.Data))
-	}
-	ad, err := netlink.NewAttributeDecoder(m.Data[header:])
-	if err != nil {
-		return fmt.Errorf("reading table inet %s: %w", TableName, err)
-	}
-	ad.ByteOrder = binary.BigEndian
-	for ad.Next() {
-		visit(ad)
-	}
-	if err := ad.Err(); err != nil {
-		return fmt.Errorf("reading table inet %s: %w", TableName, err)
-	}
-	return nil
-}
-
 // Watch calls changed after every nftables transaction of another process, and
 // once at the start. changed must not block. Watch returns nil when ctx ends.
 func Watch(ctx context.Context, changed func()) error {
@@ -382,17 +283,8 @@ func Watch(ctx context.Context, changed func()) error {
 	}
 }
 
-// foreign reports whether m ends a transaction that was not ours: each one
-// ends with a new generation, which names the process.
+// foreign reports whether m ends a transaction that was not ours.
 func foreign(m netlink.Message) bool {
-	if m.Header.Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
-		return false
-	}
-	pid := uint32(0)
-	err := attributes(m, func(ad *netlink.AttributeDecoder) {
-		if ad.Type() == unix.NFTA_GEN_PROC_PID {
-			pid = ad.Uint32()
-		}
-	})
-	return err != nil || pid != uint32(os.Getpid())
+	pid, ok := endOfTransaction(m)
+	return ok && pid != uint32(os.Getpid())
 }

@@ -1,0 +1,177 @@
+package nat
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// tableMessage is what we need of one table (NFT_MSG_NEWTABLE).
+type tableMessage struct {
+	name  string
+	flags uint32
+}
+
+// chainMessage is what we need of one chain (NFT_MSG_NEWCHAIN).
+type chainMessage struct {
+	table, name, typ string
+	hook, priority   uint32
+}
+
+// ruleMessage is what we need of one rule (NFT_MSG_NEWRULE).
+type ruleMessage struct {
+	table, chain, comment string
+}
+
+// decodeState makes the state of our table from the kernel's answers. Objects
+// of other tables are skipped.
+func decodeState(tables, chains, rules []netlink.Message) (State, error) {
+	s := State{chains: map[string]chainState{}}
+	for _, m := range tables {
+		t, err := decodeTable(m)
+		if err != nil {
+			return State{}, err
+		}
+		if t.name == TableName {
+			s.Exists, s.Dormant = true, t.flags&unix.NFT_TABLE_F_DORMANT != 0
+		}
+	}
+	for _, m := range chains {
+		c, err := decodeChain(m)
+		if err != nil {
+			return State{}, err
+		}
+		if c.table != TableName {
+			continue
+		}
+		state := chainState{}
+		if c.typ != "" {
+			state.base = base(c.typ, c.hook, int32(c.priority))
+		}
+		s.chains[c.name] = state
+	}
+	for _, m := range rules {
+		r, err := decodeRule(m)
+		if err != nil {
+			return State{}, err
+		}
+		if c, ok := s.chains[r.chain]; ok && r.table == TableName {
+			c.rules = append(c.rules, r.comment)
+			s.chains[r.chain] = c
+		}
+	}
+	return s, nil
+}
+
+func decodeTable(m netlink.Message) (t tableMessage, err error) {
+	err = attributes(m, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NFTA_TABLE_NAME:
+			t.name = ad.String()
+		case unix.NFTA_TABLE_FLAGS:
+			t.flags = ad.Uint32()
+		}
+	})
+	return t, err
+}
+
+func decodeChain(m netlink.Message) (c chainMessage, err error) {
+	err = attributes(m, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NFTA_CHAIN_TABLE:
+			c.table = ad.String()
+		case unix.NFTA_CHAIN_NAME:
+			c.name = ad.String()
+		case unix.NFTA_CHAIN_TYPE:
+			c.typ = ad.String()
+		case unix.NFTA_CHAIN_HOOK:
+			ad.Nested(func(n *netlink.AttributeDecoder) error {
+				n.ByteOrder = binary.BigEndian
+				for n.Next() {
+					switch n.Type() {
+					case unix.NFTA_HOOK_HOOKNUM:
+						c.hook = n.Uint32()
+					case unix.NFTA_HOOK_PRIORITY:
+						c.priority = n.Uint32()
+					}
+				}
+				return nil
+			})
+		}
+	})
+	return c, err
+}
+
+func decodeRule(m netlink.Message) (r ruleMessage, err error) {
+	err = attributes(m, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NFTA_RULE_TABLE:
+			r.table = ad.String()
+		case unix.NFTA_RULE_CHAIN:
+			r.chain = ad.String()
+		case unix.NFTA_RULE_USERDATA:
+			r.comment = comment(ad.Bytes())
+		}
+	})
+	return r, err
+}
+
+// comment finds the comment in a rule's user data: type, length and value, over
+// and over (libnftnl, udata.c). Whoever wrote the rule chose these bytes, so
+// they may be anything.
+func comment(data []byte) string {
+	const typeComment = 0 // NFTNL_UDATA_RULE_COMMENT
+	for len(data) >= 2 {
+		typ, length := data[0], int(data[1])
+		data = data[2:]
+		if length > len(data) {
+			return ""
+		}
+		if typ == typeComment {
+			return strings.TrimRight(string(data[:length]), "\x00")
+		}
+		data = data[length:]
+	}
+	return ""
+}
+
+// endOfTransaction reports whether m says that a transaction was committed
+// (each one ends with a new generation), and by which process; 0 if the kernel
+// does not say.
+func endOfTransaction(m netlink.Message) (pid uint32, ok bool) {
+	if m.Header.Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
+		return 0, false
+	}
+	err := attributes(m, func(ad *netlink.AttributeDecoder) {
+		if ad.Type() == unix.NFTA_GEN_PROC_PID {
+			pid = ad.Uint32()
+		}
+	})
+	if err != nil {
+		return 0, true
+	}
+	return pid, true
+}
+
+// attributes walks the attributes of one nfnetlink message.
+func attributes(m netlink.Message, visit func(*netlink.AttributeDecoder)) error {
+	const header = 4 // struct nfgenmsg
+	if len(m.Data) < header {
+		return fmt.Errorf("reading table inet %s: a message of %d bytes has no header", TableName, len(m.Data))
+	}
+	ad, err := netlink.NewAttributeDecoder(m.Data[header:])
+	if err != nil {
+		return fmt.Errorf("reading table inet %s: %w", TableName, err)
+	}
+	ad.ByteOrder = binary.BigEndian
+	for ad.Next() {
+		visit(ad)
+	}
+	if err := ad.Err(); err != nil {
+		return fmt.Errorf("reading table inet %s: %w", TableName, err)
+	}
+	return nil
+}
