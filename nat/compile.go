@@ -127,6 +127,22 @@ func (c *compiler) inbound(name string, uplinks []Uplink) []Rule {
 			rules = append(rules, Rule{m})
 		}
 	}
+	// What comes to another address of ours is nobody's connection.
+	for _, v6 := range []bool{false, true} {
+		other := Rule{Match{Field: IPv6, Values: []Value{nfproto(v6)}}, Match{Field: DestType, Values: []Value{local}}}
+		var ambiguous []netip.Addr
+		for _, u := range uplinks {
+			for _, a := range family(u.Addresses, v6) {
+				if owners[a] > 1 {
+					ambiguous = append(ambiguous, a)
+				}
+			}
+		}
+		if values := addresses(ambiguous); len(values) > 0 {
+			other = append(other, Match{Field: destination(v6), Op: IsNot, Values: values})
+		}
+		rules = append(rules, append(other, Verdict{Kind: Return}))
+	}
 	senders := Map{Field: EtherSource}
 	seen := map[[6]byte]bool{}
 	for _, u := range uplinks {
@@ -203,24 +219,56 @@ func dnat(forwards []PortForward, chosen func(PortForward) bool) []Rule {
 	return rules
 }
 
-// own is restore for the router's own packets. Two things are special about
-// the router's own unbound connections, whose source (Own) is no uplink's
-// address: IPv6 chooses their route before they have ports, so the default
-// policy's mark has it chosen again with the flow label; and packets that
-// conntrack holds invalid are not NATed, so they must not leave.
+// own is restore for the router's own packets. What has no mark here and
+// leaves by an uplink is the first packet of a connection, which is bound and
+// NATed later, or it is never NATed: an answer to something that came in by
+// another way, or a packet that conntrack does not know. That would leave with
+// a wrong source, so it does not leave.
+//
+// IPv6 chooses the route of the router's own unbound connections before they
+// have ports; the default policy's mark has it chosen again, with the flow
+// label.
 func (c *compiler) own() {
 	rules := c.byConnMark(markChain)
 	if len(c.interfaces) > 0 {
-		for _, a := range c.Own {
-			v6 := a.Is6()
-			from := Match{Field: source(v6), Values: []Value{address(a)}}
-			rules = append(rules, Rule{from, c.outUplink(Is), Match{Field: ConnState, Op: AnyBit, Values: []Value{invalid}}, Verdict{Kind: Drop}})
-			if v6 && len(c.Policies) > 0 {
-				rules = append(rules, Rule{from, c.outUplink(Is), Verdict{Goto, c.Policies[0].chain()}})
-			}
+		m := Map{Field: OutInterface}
+		for _, name := range c.interfaces {
+			m.Entries = append(m.Entries, MapEntry{ifname(name), Verdict{Goto, c.ownOut(name)}})
+		}
+		rules = append(rules, Rule{m})
+	}
+	c.chain(Chain{Name: "own-out", Rules: c.ownUnbound()})
+	c.chain(Chain{Name: "own", Type: Route, Hook: Output, Priority: priorityMangle, Rules: rules})
+}
+
+// ownOut returns the chain for what leaves by an interface; on a shared one
+// only what goes to a gateway leaves by an uplink.
+func (c *compiler) ownOut(name string) string {
+	if len(c.byInterface[name]) == 1 && len(c.networks(name)) == 0 {
+		return "own-out"
+	}
+	var rules []Rule
+	for _, v6 := range []bool{false, true} {
+		if g := addresses(family(gatewaysOf(c.byInterface[name]), v6)); len(g) > 0 {
+			rules = append(rules, Rule{Match{Field: nexthop(v6), Values: g}, Verdict{Goto, "own-out"}})
 		}
 	}
-	c.chain(Chain{Name: "own", Type: Route, Hook: Output, Priority: priorityMangle, Rules: rules})
+	c.chain(Chain{Name: "own-out-" + name, Rules: rules})
+	return "own-out-" + name
+}
+
+func (c *compiler) ownUnbound() []Rule {
+	rules := []Rule{
+		{Match{Field: Source6, Values: prefixes([]netip.Prefix{linkLocal})}, Verdict{Kind: Return}},
+		{Match{Field: ConnState, Op: AnyBit, Values: []Value{invalid}}, Verdict{Kind: Drop}},
+		{Match{Field: ConnDirection, Values: []Value{reply}}, Verdict{Kind: Drop}},
+	}
+	for _, a := range c.Own {
+		if a.Is6() && len(c.Policies) > 0 {
+			rules = append(rules, Rule{Match{Field: Source6, Values: []Value{address(a)}}, Verdict{Goto, c.Policies[0].chain()}})
+		}
+	}
+	return rules
 }
 
 // guard drops what came in unasked and what would leave un-NATed. Every NATed
@@ -428,7 +476,8 @@ func bits(text string, n uint32) Value {
 func mark(m uint32) Value { return bits(fmt.Sprintf("0x%08x", m), m) }
 
 // Connection states and status bits (net/netfilter/nf_tables.h NF_CT_STATE_BIT,
-// linux/netfilter/nf_conntrack_common.h enum ip_conntrack_status), address type
+// linux/netfilter/nf_conntrack_common.h enum ip_conntrack_status and
+// ip_conntrack_dir), address type
 // (linux/rtnetlink.h RTN_LOCAL), families (linux/netfilter.h).
 var (
 	invalid     = bits("invalid", 1)
@@ -439,9 +488,13 @@ var (
 	snat        = bits("snat", 1<<4)
 	dnatted     = bits("dnat", 1<<5)
 	local       = bits("local", 2)
+	reply       = Value{Text: "reply", Raw: "\x01"}
 	ipv4        = Value{Text: "ipv4", Raw: "\x02"}
 	ipv6        = Value{Text: "ipv6", Raw: "\x0a"}
 )
+
+// linkLocal sources never leave the link (RFC 4291, 2.5.6).
+var linkLocal = netip.MustParsePrefix("fe80::/10")
 
 func nfproto(v6 bool) Value {
 	if v6 {

@@ -88,6 +88,8 @@ func (e *encoded) load(f Field, mask uint32) {
 		e.add(&expr.Ct{Key: expr.CtKeySTATE, Register: reg})
 	case ConnStatus:
 		e.add(&expr.Ct{Key: expr.CtKeySTATUS, Register: reg})
+	case ConnDirection:
+		e.add(&expr.Ct{Key: expr.CtKeyDIRECTION, Register: reg})
 	case Source4:
 		only(unix.NFPROTO_IPV4)
 		e.add(payload(expr.PayloadBaseNetworkHeader, 12, 4))
@@ -251,6 +253,8 @@ func keyType(f Field) nftables.SetDatatype {
 		return nftables.TypeCTState
 	case ConnStatus:
 		return nftables.TypeCTStatus
+	case ConnDirection:
+		return nftables.TypeCTDir
 	case DestType:
 		return nftables.TypeFIBAddr
 	case IPv6:

@@ -71,6 +71,7 @@ const (
 	ConnMark // under a mask
 	ConnState
 	ConnStatus
+	ConnDirection
 	Source4
 	Dest4
 	Source6
@@ -84,7 +85,7 @@ const (
 	IPv6     // whether the packet is IPv6
 )
 
-var fieldText = [...]string{"iifname", "oifname", "ct mark", "ct state", "ct status", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
+var fieldText = [...]string{"iifname", "oifname", "ct mark", "ct state", "ct status", "ct direction", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
 	"rt ip nexthop", "rt ip6 nexthop", "ether saddr", "meta l4proto", "th dport", "fib daddr type", "meta nfproto"}
 
 // Value is one value of a field: as nft writes it and as the kernel compares

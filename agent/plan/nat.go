@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -34,6 +35,8 @@ func (m *maker) nat() {
 		}
 		s.Uplinks = append(s.Uplinks, n)
 	}
+	// By id: the order of the configuration must not rewrite rules.
+	slices.SortFunc(s.Uplinks, func(a, b nat.Uplink) int { return cmp.Compare(a.ID, b.ID) })
 	for _, name := range m.router.LAN {
 		if !slices.ContainsFunc(m.Uplinks, func(u Uplink) bool { return u.Interface == name }) {
 			continue

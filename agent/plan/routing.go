@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -69,12 +70,18 @@ func (m *maker) route(r routes.Route) {
 // an answer for when there is nobody left, so that nothing falls through to
 // table main's default.
 func (m *maker) policy(f routes.Family, p Policy) {
-	var hops []routes.Nexthop
+	weights := map[string]int{}
 	for _, member := range p.Members {
-		i := slices.IndexFunc(m.Uplinks, func(u Uplink) bool { return u.Name == member.Uplink })
-		if leg := m.Uplinks[i].leg(f); leg.Usable {
+		weights[member.Uplink] = member.Weight
+	}
+	// By id: the order of the configuration must not move anything.
+	byID := slices.Clone(m.Uplinks)
+	slices.SortFunc(byID, func(a, b Uplink) int { return cmp.Compare(a.ID, b.ID) })
+	var hops []routes.Nexthop
+	for _, u := range byID {
+		if leg := u.leg(f); leg.Usable && weights[u.Name] > 0 {
 			hop := leg.Nexthop
-			hop.Weight = member.Weight
+			hop.Weight = weights[u.Name]
 			hops = append(hops, hop)
 		}
 	}

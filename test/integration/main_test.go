@@ -8,6 +8,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -58,7 +59,7 @@ func newHouse(t *testing.T, topology func(lab.Options) (*lab.Topology, error), o
 		h.noLeaks()
 		top.Close()
 		if t.Failed() {
-			t.Logf("the agent's log:\n%s", h.Log())
+			t.Logf("the end of the agent's log:\n%s", tail(h.Log(), 40))
 		}
 	})
 	return h
@@ -92,4 +93,15 @@ func deadline(t *testing.T, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// topologies are the two situations that the product exists for.
+var topologies = map[string]func(lab.Options) (*lab.Topology, error){
+	"one NIC per uplink": lab.NewRouter,
+	"one NIC":            lab.NewSingleNIC,
+}
+
+func tail(text string, lines int) string {
+	all := strings.SplitAfter(text, "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "")
 }
