@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -159,25 +160,52 @@ func (ns *NS) DelAddr(name string, addr netip.Prefix) error {
 	})
 }
 
-// WaitRunning waits until the kernel has seen the carrier of the interfaces: it does so in the background, usually within a millisecond.
+// WaitRunning waits until the kernel has seen the carrier of the named interfaces (none named: of all that are up): it does so in the background,
+// usually within a millisecond.
 func (ns *NS) WaitRunning(names ...string) error {
 	deadline := time.Now().Add(5 * time.Second)
+	for {
+		waiting, err := ns.notRunning(names)
+		if err != nil || waiting == "" {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("waiting for interface %s/%s: no carrier", ns.Name, waiting)
+		}
+		time.Sleep(500 * time.Microsecond)
+	}
+}
+
+// notRunning finds one of these interfaces that has no carrier; "": all have it.
+func (ns *NS) notRunning(names []string) (string, error) {
+	var links []netlink.Link
 	for _, name := range names {
-		for {
-			link, err := ns.Link(name)
-			if err != nil {
-				return err
+		link, err := ns.Link(name)
+		if err != nil {
+			return "", err
+		}
+		links = append(links, link)
+	}
+	if len(names) == 0 {
+		all, err := ns.handle.LinkList()
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			return "any", nil // ask again
+		}
+		if err != nil {
+			return "", fmt.Errorf("listing the interfaces of %s: %w", ns.Name, err)
+		}
+		for _, link := range all {
+			if link.Attrs().RawFlags&unix.IFF_UP != 0 && link.Attrs().RawFlags&unix.IFF_LOOPBACK == 0 {
+				links = append(links, link)
 			}
-			if link.Attrs().RawFlags&unix.IFF_RUNNING != 0 {
-				break
-			}
-			if time.Now().After(deadline) {
-				return fmt.Errorf("waiting for interface %s/%s: no carrier", ns.Name, name)
-			}
-			time.Sleep(500 * time.Microsecond)
 		}
 	}
-	return nil
+	for _, link := range links {
+		if link.Attrs().RawFlags&unix.IFF_RUNNING == 0 {
+			return link.Attrs().Name, nil
+		}
+	}
+	return "", nil
 }
 
 // host is the prefix that holds only addr.

@@ -216,24 +216,34 @@ func ClientAddress(i int) (v4, v6 netip.Addr) {
 
 // finish waits for all carriers and starts the server.
 func (t *Topology) finish() (err error) {
-	for _, client := range t.Clients {
-		if err := client.WaitRunning("eth0"); err != nil {
-			return err
-		}
-	}
-	if err := t.Router.WaitRunning(t.LAN); err != nil {
+	if err := t.waitRunning(); err != nil {
 		return err
-	}
-	for _, u := range t.Uplinks {
-		if err := t.Router.WaitRunning(u.Interface); err != nil {
-			return err
-		}
-		if err := u.Provider.NS.WaitRunning(customerSide, coreSide); err != nil {
-			return err
-		}
 	}
 	t.Server, err = NewServer(t.Internet)
 	return err
+}
+
+// waitRunning waits until every namespace has seen the carriers of all its interfaces: what arrives before that may be dropped.
+func (t *Topology) waitRunning() error {
+	for _, u := range t.Uplinks {
+		if err := u.Provider.NS.WaitRunning(); err != nil {
+			return err
+		}
+		if w := u.wire; w != nil && w.line != nil {
+			if err := w.line.WaitRunning(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, ns := range append([]*NS{t.Router, t.Internet, t.Switch, t.lanHub}, t.Clients...) {
+		if ns == nil {
+			continue
+		}
+		if err := ns.WaitRunning(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // newSwitch makes a namespace with a bridge br0.

@@ -76,7 +76,21 @@ func (u *Uplink) Plug() error {
 	if err := u.configure(); err != nil {
 		return err
 	}
-	return router.WaitRunning(u.Interface)
+	return u.waitRunning()
+}
+
+// waitRunning waits until both ends, and what is between them, have seen the carrier.
+func (u *Uplink) waitRunning() error {
+	if err := errors.Join(u.lab.Router.WaitRunning(u.Interface), u.Provider.NS.WaitRunning(customerSide)); err != nil {
+		return err
+	}
+	switch {
+	case u.lab.Switch != nil:
+		return u.lab.Switch.WaitRunning("router", u.Name)
+	case u.wire != nil && u.wire.line != nil:
+		return u.wire.line.WaitRunning()
+	}
+	return nil
 }
 
 // Unplug deletes the router's interface, as pulling a USB modem does.
@@ -95,23 +109,27 @@ func (u *Uplink) Unplug() error {
 // Wire returns the wire of an uplink that is not a cable, where delay and loss are set; nil for a cable, and while unplugged.
 func (u *Uplink) Wire() *Wire { return u.wire }
 
-// Carrier takes the carrier from the router's interface, as pulling the cable does, or gives it back.
+// Carrier takes the carrier from the router's interface, as pulling the cable does, or gives it back. The router's interface must
+// be up.
 func (u *Uplink) Carrier(on bool) error {
 	provider := u.Provider.NS
+	var err error
 	switch hub := u.lab.Switch; {
 	case hub != nil && on:
-		return hub.Up("router")
+		err = hub.Up("router")
 	case hub != nil:
-		return hub.Down("router")
+		err = hub.Down("router")
 	case u.wire != nil:
-		return u.wire.Carrier(on)
-	case !on:
-		return provider.Down(customerSide)
+		err = u.wire.Carrier(on)
+	case on:
+		err = u.Provider.configure()
+	default:
+		err = provider.Down(customerSide)
 	}
-	if err := u.Provider.configure(); err != nil {
+	if err != nil || !on {
 		return err
 	}
-	return u.lab.Router.WaitRunning(u.Interface)
+	return u.waitRunning()
 }
 
 // configure gives the router's interface its addresses, and main its default routes if the options want them. It may be called again, as after
