@@ -4,8 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 )
 
 // build makes the Config of a merged tree, with defaults where keys are absent
@@ -96,14 +95,14 @@ func buildPortForward(s *spec, n *node) PortForward {
 	port, to := value[ports](s, n, "port"), value[endpoint](s, n, "to")
 	f := PortForward{
 		Name:     value[string](s, n, "name"),
-		Protocol: unix.IPPROTO_TCP,
+		Protocol: syscall.IPPROTO_TCP,
 		Port:     port.lo,
 		To:       to.addr,
 		ToPort:   cmp.Or(to.ports.lo, port.lo),
 		Uplinks:  orNil(value[[]string](s, n, "uplinks")),
 	}
 	if value[string](s, n, "protocol") == "udp" {
-		f.Protocol = unix.IPPROTO_UDP
+		f.Protocol = syscall.IPPROTO_UDP
 	}
 	return f
 }

@@ -16,6 +16,10 @@ func (r *reader) crossCheck(root *node, cfg *Config) {
 		}
 		return
 	}
+	r.checkIDs(root, cfg)
+	if len(cfg.Uplinks) > maxIDs { // no need to compare them all with each other
+		return
+	}
 	uplinks := make([]uplinkNode, len(cfg.Uplinks))
 	for i := range cfg.Uplinks {
 		u := &cfg.Uplinks[i]
@@ -30,7 +34,6 @@ func (r *reader) crossCheck(root *node, cfg *Config) {
 		}
 	}
 	r.checkPinned(uplinks)
-	r.checkIDs(root, cfg)
 	r.checkForwards(root, cfg)
 }
 
@@ -158,6 +161,9 @@ func pinned(p netip.Prefix) string {
 	return p.String()
 }
 
+// maxIDs is how many uplinks and policies the widest mask can count.
+const maxIDs = 255
+
 // checkIDs reports that the mark cannot hold an id for each uplink and policy. Id 0 means none.
 func (r *reader) checkIDs(root *node, cfg *Config) {
 	need := len(cfg.Uplinks) + len(cfg.Policies)
@@ -169,8 +175,8 @@ func (r *reader) checkIDs(root *node, cfg *Config) {
 			return
 		}
 		remedy := fmt.Sprintf("write a mask of %d bits or more", bits.Len(uint(need)))
-		if need > 255 {
-			remedy = "remove uplinks, 255 is all that the widest mask can count"
+		if need > maxIDs {
+			remedy = fmt.Sprintf("remove uplinks, the widest mask can count %d", maxIDs)
 		}
 		r.failAt(n.file, n.line, "router.mark_mask", fmt.Sprintf("has room for %d uplinks and policies together, and there are %d: %s", have, need, remedy))
 	}

@@ -9,8 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 )
 
 // maxSize is the largest configuration file that is read.
@@ -41,7 +40,7 @@ func read(path string) []source {
 }
 
 // openFlags: a FIFO must not make us wait.
-const openFlags = os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
+const openFlags = os.O_RDONLY | syscall.O_NONBLOCK | syscall.O_NOCTTY
 
 // readDropIns reads the *.toml files of a folder. Symbolic links are followed
 // within the folder only, so that what the configuration says is all in one place.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -441,6 +442,18 @@ func TestErrors(t *testing.T) {
 	if _, err := Parse(nil); err == nil {
 		t.Error("no file is not an error")
 	}
+}
+
+// A mask of 8 bits holds 255 ids, one of which is the default policy's.
+func TestManyUplinks(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	for i := range 254 {
+		fmt.Fprintf(&b, "[uplink.u%d]\ninterface = 'eth%[1]d'\n", i)
+	}
+	must(t, b.String())
+	wantError(t, "b.toml:1: router.mark_mask: has room for 255 uplinks and policies together, and there are 256: remove uplinks, the widest mask can count 255",
+		b.String(), "[uplink.last]\ninterface = 'last'\n")
 }
 
 func TestTooLarge(t *testing.T) {

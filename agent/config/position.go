@@ -59,6 +59,7 @@ type scanner struct {
 	text    string
 	i       int
 	line    int
+	item    int // where the last item of a list or inline table began
 	tooDeep int // line where nesting passed maxDepth, 0 if nowhere
 }
 
@@ -260,10 +261,11 @@ func (s *scanner) more(closing string) bool {
 	if s.end() || s.skip(closing) {
 		return false
 	}
-	if strings.ContainsRune("]}=", rune(s.peek())) { // cannot happen in valid TOML
+	if s.i == s.item { // nothing was read since; cannot happen in valid TOML
 		s.i = len(s.text)
 		return false
 	}
+	s.item = s.i
 	return true
 }
 

@@ -116,6 +116,17 @@ func compareShape(t *testing.T, v any, p *place, path keyPath) {
 	}
 }
 
+// Texts that are not TOML must not make the scanner stand still.
+func TestPlacesEnd(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{
+		"a = {[", "a = {]", "a = {=", "a = [}", "a = [=", "a = {\"", "a = {{[", "a = [[}", "a = {b}",
+		"]", "=", "[[", "[a", "a = \"\"\"", "a = \"\\", "a.", "\"",
+	} {
+		places(text)
+	}
+}
+
 // Neither reader may recurse without limit.
 func TestTooDeep(t *testing.T) {
 	t.Parallel()
