@@ -184,38 +184,33 @@ func (r *reader) checkIDs(root *node, cfg *Config) {
 
 // checkForwards reports port forwards that claim the same packets.
 func (r *reader) checkForwards(root *node, cfg *Config) {
-	nodes := root.get("port_forward").entries()
-	sound := make([]bool, len(nodes))
-	for i, n := range nodes {
-		sound[i] = true
+	type claim struct {
+		*PortForward
+		port ports
+		n    *node // of the port
+	}
+	var earlier []claim
+next:
+	for i, n := range root.get("port_forward").entries() {
 		for _, k := range []string{"protocol", "port", "to", "uplinks"} {
 			if c := n.get(k); c == nil && k != "uplinks" || c != nil && c.bad {
-				sound[i] = false
+				continue next
 			}
 		}
-	}
-	for i, f := range cfg.PortForwards {
-		if !sound[i] {
-			continue
-		}
-		port := nodes[i].get("port").val.(ports)
-		for j, o := range cfg.PortForwards[:i] {
-			if !sound[j] || f.Protocol != o.Protocol || f.To.Is4() != o.To.Is4() || !sharesUplink(f, o) {
-				continue
-			}
-			other := nodes[j].get("port")
-			if port.overlaps(other.val.(ports)) {
-				n := nodes[i].get("port")
-				r.failAt(n.file, n.line, keyPath{"port_forward"}.item(nodes[i].index).add("port").String(),
-					fmt.Sprintf("port forward %s at %s takes this port too: choose another port, or give the two different uplinks", quote(o.Name), r.where(other)))
+		f := claim{&cfg.PortForwards[i], n.get("port").val.(ports), n.get("port")}
+		for _, o := range earlier {
+			if f.port.overlaps(o.port) && f.Protocol == o.Protocol && f.To.Is4() == o.To.Is4() && sharesUplink(f.PortForward, o.PortForward) {
+				r.failAt(f.n.file, f.n.line, keyPath{"port_forward"}.item(n.index).add("port").String(),
+					fmt.Sprintf("port forward %s at %s takes this port too: choose another port, or give the two different uplinks", quote(o.Name), r.where(o.n)))
 				break
 			}
 		}
+		earlier = append(earlier, f)
 	}
 }
 
 // sharesUplink reports whether one uplink is in both; none named means all.
-func sharesUplink(f, o PortForward) bool {
+func sharesUplink(f, o *PortForward) bool {
 	return len(f.Uplinks) == 0 || len(o.Uplinks) == 0 ||
 		slices.ContainsFunc(f.Uplinks, func(u string) bool { return slices.Contains(o.Uplinks, u) })
 }
