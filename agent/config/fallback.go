@@ -1,45 +1,37 @@
 package config
 
-import (
-	"strconv"
-
-	"github.com/BurntSushi/toml"
-)
-
-// The defaults that commands fall back to.
-const (
-	defaultSocket = "/run/multiroute/agent.sock"
-	defaultMask   = 0xff000000
-)
-
 // Fallback is what can be said about where a daemon is and what it owns when
-// the configuration cannot be used: every value that can be read, else the
-// default. Only API and Router.MarkMask are set. It is for commands that must
-// work all the same (purge, status).
+// the configuration cannot be used: every value that can be read and is right
+// by itself, else the default. Only API and Router.MarkMask are set. It is for
+// commands that must work all the same (purge, status).
 func Fallback(path string) *Config {
-	c := &Config{Router: Router{MarkMask: defaultMask}, API: API{Socket: defaultSocket}}
-	for _, f := range read(path) {
-		var part struct {
-			API struct {
-				Socket string `toml:"socket"`
-				Group  string `toml:"group"`
-			} `toml:"api"`
-			Router struct {
-				MarkMask string `toml:"mark_mask"`
-			} `toml:"router"`
+	s := contractSpec()
+	router, api := s.children["router"], s.children["api"]
+	c := &Config{
+		Router: Router{MarkMask: value[uint32](router, nil, "mark_mask")},
+		API:    buildAPI(api, nil),
+	}
+	r := &reader{}
+	sources := read(path)
+	for _, src := range sources {
+		r.files = append(r.files, src.name)
+	}
+	for i, src := range sources {
+		root := r.decode(i, src)
+		if root == nil {
+			continue // whoever loads the configuration reports it
 		}
-		if _, err := toml.Decode(string(f.text), &part); err != nil {
-			continue // the caller has reported it already, or need not know
-		}
-		if part.API.Socket != "" {
-			c.API.Socket = part.API.Socket
-		}
-		if part.API.Group != "" {
-			c.API.Group = part.API.Group
-		}
-		if mask, err := strconv.ParseUint(part.Router.MarkMask, 0, 32); err == nil && mask != 0 {
-			c.Router.MarkMask = uint32(mask)
-		}
+		r.check(root, s, nil)
+		take(&c.Router.MarkMask, root.get("router").get("mark_mask"))
+		take(&c.API.Socket, root.get("api").get("socket"))
+		take(&c.API.Group, root.get("api").get("group"))
 	}
 	return c
+}
+
+// take sets what n holds, if it holds anything right.
+func take[T any](to *T, n *node) {
+	if n != nil && n.val != nil {
+		*to = n.val.(T)
+	}
 }

@@ -4,10 +4,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 const oneUplink = "[uplink.dsl]\ninterface = 'eth1'\n"
@@ -89,7 +89,7 @@ func TestLoadBad(t *testing.T) {
 DIR/agent.toml: no such file: write one there, or name another with --config`},
 		{"a folder", map[string]string{"agent.toml/": ""}, nil, `
 DIR/agent.toml: is not a regular file: put a file of TOML text there`},
-		{"a pipe", nil, func(dir string) error { return syscall.Mkfifo(dir+"/agent.toml", 0o600) }, `
+		{"a pipe", nil, func(dir string) error { return unix.Mkfifo(dir+"/agent.toml", 0o600) }, `
 DIR/agent.toml: is not a regular file: put a file of TOML text there`},
 		{"writable", map[string]string{"agent.toml": oneUplink, "agent.d/a b.toml": ""}, func(dir string) error {
 			if err := os.Chmod(dir+"/agent.toml", 0o620); err != nil {
