@@ -138,7 +138,10 @@ func (ns *NS) AddAddr(name string, addr netip.Prefix) error {
 		if addr.Addr().Is6() {
 			a.Flags = unix.IFA_F_NODAD
 		}
-		return ns.handle.AddrAdd(l, a)
+		if err := ns.handle.AddrAdd(l, a); err != nil {
+			return err
+		}
+		return ns.waitLocal(l, addr.Addr())
 	})
 }
 
@@ -149,8 +152,28 @@ func (ns *NS) AddPeerAddr(name string, addr, peer netip.Addr) error {
 		if addr.Is6() {
 			a.Flags = unix.IFA_F_NODAD
 		}
-		return ns.handle.AddrAdd(l, a)
+		if err := ns.handle.AddrAdd(l, a); err != nil {
+			return err
+		}
+		return ns.waitLocal(l, addr)
 	})
+}
+
+// waitLocal waits until the kernel takes packets to an IPv6 address for its own. It makes the route for that in the background; until then
+// it sends from the address, and forwards the answers.
+func (ns *NS) waitLocal(l netlink.Link, addr netip.Addr) error {
+	if addr.Is4() || l.Attrs().RawFlags&unix.IFF_UP == 0 {
+		return nil
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Microsecond) {
+		routes, err := ns.handle.RouteGetWithOptions(addr.AsSlice(), &netlink.RouteGetOptions{Oif: l.Attrs().Name})
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("waiting for its route: %v, %w", routes, err)
+		}
+	}
 }
 
 // DelAddr takes an address from an interface.

@@ -52,6 +52,9 @@ func (p *Provider) build(internet *NS) (err error) {
 	if err := Veth(p.NS, coreSide, internet, port); err != nil {
 		return err
 	}
+	if err := errors.Join(p.NS.Up(coreSide), internet.Up(port)); err != nil {
+		return err
+	}
 	here, there := p.transfer()
 	for i := range here {
 		if err := p.NS.AddAddr(coreSide, here[i]); err != nil {
@@ -60,9 +63,6 @@ func (p *Provider) build(internet *NS) (err error) {
 		if err := internet.AddAddr(port, there[i]); err != nil {
 			return err
 		}
-	}
-	if err := errors.Join(p.NS.Up(coreSide), internet.Up(port)); err != nil {
-		return err
 	}
 	for i := range there {
 		if err := p.NS.AddRoute(Route{Gateway: there[i].Addr()}); err != nil {
