@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,12 +62,16 @@ func (t *Topology) Close() {
 	if t.Server != nil {
 		t.Server.Close()
 	}
+	var wait sync.WaitGroup // the kernel takes its time to close a packet socket
 	for _, u := range t.Uplinks {
-		u.Provider.close()
-		if u.wire != nil {
-			u.wire.Close()
-		}
+		wait.Go(func() {
+			u.Provider.close()
+			if u.wire != nil {
+				u.wire.Close()
+			}
+		})
 	}
+	wait.Wait()
 	for _, ns := range append([]*NS{t.Router, t.Internet, t.Switch, t.lanHub}, t.Clients...) {
 		if ns != nil {
 			ns.Close()
