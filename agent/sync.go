@@ -99,11 +99,18 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 			}
 		}
 	}
+	first, last := routes.Stages(ops)
 	if len(ops) > 0 {
-		d.Log.Debug("writing routes", "ops", ops)
-		if err := d.router.Apply(ops); err != nil {
+		d.Log.Debug("writing routes", "first", first, "last", last)
+		if err := d.router.Apply(first); err != nil {
 			return true, err
 		}
+	}
+	if err := d.end(leaving, old, p); err != nil {
+		return true, err
+	}
+	if err := d.router.Apply(last); err != nil {
+		return true, err
 	}
 	if len(leaving) > 0 {
 		if state, err = d.table.Read(); err != nil {
@@ -120,7 +127,10 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		return true, err
 	}
 	d.applied = true
-	return true, d.connections(fresh, leaving, old, p)
+	if fresh {
+		return true, d.adopt(p)
+	}
+	return true, nil
 }
 
 // leavers are the uplinks that the rules in the kernel serve and the new ones
@@ -135,7 +145,7 @@ func leavers(state nat.State, want nat.Spec) []nat.Uplink {
 		if stays || u.Interface == "" {
 			continue
 		}
-		u.Mark = uint32(u.ID) * (want.Mask & -want.Mask)
+		u.Leaving, u.Mark = true, uint32(u.ID)*(want.Mask&-want.Mask)
 		if slices.ContainsFunc(want.Uplinks, func(w nat.Uplink) bool { return w.ID == u.ID }) {
 			u.Name, u.Mark = u.Name+"-old", 0 // the same id by another interface: two chains for a moment
 		}
@@ -144,9 +154,8 @@ func leavers(state nat.State, want nat.Spec) []nat.Uplink {
 	return gone
 }
 
-// connections deals with connections that cannot go on, after the new state is
-// in force.
-func (d *daemon) connections(fresh bool, leaving []nat.Uplink, old, p plan.Plan) error {
+// end deletes the connections that cannot go on. Routes lead elsewhere by now.
+func (d *daemon) end(leaving []nat.Uplink, old, p plan.Plan) error {
 	marks := map[uint32]bool{}
 	if old.NAT.Mask == p.NAT.Mask {
 		for _, m := range plan.Ended(old, p) {
@@ -161,14 +170,7 @@ func (d *daemon) connections(fresh bool, leaving []nat.Uplink, old, p plan.Plan)
 	var errs []error
 	for _, m := range slices.Sorted(maps.Keys(marks)) {
 		d.Log.Info("ending the connections of an uplink that cannot carry them any more", "mark", fmt.Sprintf("%#x", m))
-		if err := d.tracker.DeleteByMark(m, p.NAT.Mask); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if fresh {
-		if err := d.adopt(p); err != nil {
-			errs = append(errs, err)
-		}
+		errs = append(errs, d.tracker.DeleteByMark(m, p.NAT.Mask))
 	}
 	return errors.Join(errs...)
 }

@@ -27,7 +27,7 @@ func Compile(s Spec) Ruleset {
 	c.bind()
 	c.masquerade()
 	for _, u := range s.Uplinks {
-		c.chain(Chain{Name: u.chain(markChain), Rules: []Rule{{SetMark{Mask: s.Mask, Value: u.Mark}, Note(u.Interface)}}})
+		c.chain(Chain{Name: u.chain(markChain), Rules: []Rule{{SetMark{Mask: s.Mask, Value: u.Mark}, u.note()}}})
 		c.chain(Chain{Name: u.chain(bindChain), Rules: []Rule{{SetMark{Conn: true, Mask: s.Mask, Value: u.Mark}, SetMark{Mask: s.Mask, Value: u.Mark}}}})
 	}
 	for _, p := range s.Policies {
@@ -54,14 +54,14 @@ func (c *compiler) restore() {
 }
 
 func (c *compiler) byConnMark(chain string) []Rule {
-	if len(c.Uplinks) == 0 {
-		return nil
-	}
 	m := Map{Field: ConnMark, Mask: c.Mask}
 	for _, u := range c.Uplinks {
 		if u.Mark != 0 {
 			m.Entries = append(m.Entries, MapEntry{mark(u.Mark), Verdict{Goto, u.chain(chain)}})
 		}
+	}
+	if len(m.Entries) == 0 {
+		return nil
 	}
 	return []Rule{{m}}
 }
@@ -74,7 +74,10 @@ func (c *compiler) classify() {
 	if len(c.interfaces) > 0 {
 		m := Map{Field: InInterface}
 		for _, name := range c.interfaces {
-			uplinks := c.byInterface[name]
+			uplinks := slices.DeleteFunc(slices.Clone(c.byInterface[name]), func(u Uplink) bool { return u.Leaving })
+			if len(uplinks) == 0 {
+				continue
+			}
 			target := uplinks[0].chain(bindChain)
 			if inbound := c.inbound(name, uplinks); inbound != nil {
 				target = "inbound-" + name
@@ -82,7 +85,9 @@ func (c *compiler) classify() {
 			}
 			m.Entries = append(m.Entries, MapEntry{ifname(name), Verdict{Goto, target}})
 		}
-		rules = append(rules, Rule{m})
+		if len(m.Entries) > 0 {
+			rules = append(rules, Rule{m})
+		}
 	}
 	c.chain(Chain{Name: "classify", Type: NAT, Hook: Prerouting, Priority: priorityMangle, Rules: rules})
 }
@@ -92,7 +97,7 @@ func (c *compiler) classify() {
 // It returns nil where there is nothing to tell apart.
 func (c *compiler) inbound(name string, uplinks []Uplink) []Rule {
 	networks := c.networks(name)
-	if len(uplinks) == 1 && len(networks) == 0 {
+	if len(c.byInterface[name]) == 1 && len(networks) == 0 {
 		return nil
 	}
 	var rules []Rule
@@ -184,6 +189,9 @@ func (c *compiler) portForwards() {
 	}
 	some := Map{Field: ConnMark, Mask: c.Mask}
 	for _, u := range c.Uplinks {
+		if u.Mark == 0 {
+			continue // binds nothing, so nothing comes in by it
+		}
 		if r := dnat(c.Forwards, func(f PortForward) bool { return slices.Contains(f.Uplinks, u.ID) }); len(r) > 0 {
 			if all := c.forAll(); len(all) > 0 {
 				r = append(r, all...)
@@ -207,8 +215,11 @@ func dnat(forwards []PortForward, chosen func(PortForward) bool) []Rule {
 	var rules []Rule
 	for _, v6 := range []bool{false, true} {
 		var entries []DNATEntry
+		taken := map[[2]uint16]bool{} // the first forward of a port wins
 		for _, f := range forwards {
-			if chosen(f) && f.To.Addr().Is6() == v6 {
+			port := [2]uint16{uint16(f.Protocol), f.Port}
+			if chosen(f) && f.To.Addr().Is6() == v6 && !taken[port] {
+				taken[port] = true
 				entries = append(entries, DNATEntry{f.Protocol, f.Port, f.To})
 			}
 		}
@@ -374,7 +385,7 @@ func (c *compiler) bind() {
 			target := uplinks[0].chain(bindChain)
 			if len(uplinks) > 1 || len(c.networks(name)) > 0 {
 				target = "outbound-" + name
-				c.chain(Chain{Name: target, Rules: outbound(uplinks)})
+				c.chain(Chain{Name: target, Rules: outbound(uplinks, len(c.networks(name)) > 0)})
 			}
 			m.Entries = append(m.Entries, MapEntry{ifname(name), Verdict{Goto, target}})
 		}
@@ -383,20 +394,29 @@ func (c *compiler) bind() {
 	c.chain(Chain{Name: "bind", Type: NAT, Hook: Postrouting, Priority: priorityMangle, Rules: rules})
 }
 
-// outbound binds by gateway. What goes to a neighbour on the interface itself
-// stays unbound: its packets need no uplink's table.
-func outbound(uplinks []Uplink) []Rule {
+// outbound binds by gateway; of two uplinks with one gateway the first gets it.
+// What goes to a neighbour on the interface itself stays unbound: its packets
+// need no uplink's table. Where no gateway is known and no clients are, all is
+// the first uplink's: another one is just leaving the interface.
+func outbound(uplinks []Uplink, clients bool) []Rule {
 	var rules []Rule
 	for _, v6 := range []bool{false, true} {
 		m := Map{Field: nexthop(v6)}
+		taken := map[netip.Addr]bool{}
 		for _, u := range uplinks {
 			for _, g := range family(u.Gateways, v6) {
-				m.Entries = append(m.Entries, MapEntry{address(g), Verdict{Goto, u.chain(bindChain)}})
+				if !taken[g] {
+					taken[g] = true
+					m.Entries = append(m.Entries, MapEntry{address(g), Verdict{Goto, u.chain(bindChain)}})
+				}
 			}
 		}
 		if len(m.Entries) > 0 {
 			rules = append(rules, Rule{m})
 		}
+	}
+	if len(rules) == 0 && !clients {
+		rules = []Rule{{Verdict{Goto, uplinks[0].chain(bindChain)}}}
 	}
 	return rules
 }
@@ -423,6 +443,9 @@ func (c *compiler) masquerade() {
 			}
 		}
 		for _, u := range c.Uplinks {
+			if u.Mark == 0 {
+				continue // nothing is bound to it
+			}
 			for _, a := range u.Source {
 				rules = append(rules, Rule{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(u.Mark)}},
 					Match{Field: IPv6, Values: []Value{nfproto(a.Is6())}}, SNAT{a}})
@@ -430,7 +453,7 @@ func (c *compiler) masquerade() {
 		}
 		rules = append(rules, Rule{Masquerade{}})
 	}
-	c.chain(Chain{Name: "masquerade", Type: NAT, Hook: Postrouting, Priority: prioritySNAT, Rules: rules})
+	c.chain(Chain{Name: "masquerading", Type: NAT, Hook: Postrouting, Priority: prioritySNAT, Rules: rules})
 }
 
 // outUplink matches packets by whether they leave by an uplink's interface.

@@ -3,6 +3,7 @@ package nat
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -38,8 +39,9 @@ type Policy struct {
 type Uplink struct {
 	Name      string
 	ID        int
-	Mark      uint32 // ID, shifted into the mask; 0 for one that is just leaving
+	Mark      uint32 // ID, shifted into the mask; 0: nothing is bound to it
 	Interface string
+	Leaving   bool         // nothing that comes in is bound to it any more
 	Gateways  []netip.Addr // of both families; needed where uplinks share Interface
 	Addresses []netip.Addr // its own, of both families; needed where uplinks share Interface
 	MACs      [][6]byte    // of its gateways, where known; needed where uplinks share an address
@@ -82,4 +84,40 @@ func parseChain(chain, kind string) (id int, name string, ok bool) {
 	number, name, ok := strings.Cut(rest, "-")
 	id, err := strconv.Atoi(number)
 	return id, name, ok && err == nil && id > 0 && name != ""
+}
+
+// note writes down what a restarted agent must know to let go of an uplink that
+// is not configured any more: at most 200 bytes.
+func (u Uplink) note() Note {
+	words := []string{u.Interface}
+	for _, g := range u.Gateways {
+		words = append(words, "via", g.String())
+	}
+	for _, a := range u.Source {
+		words = append(words, "src", a.String())
+	}
+	return Note(strings.Join(words, " "))
+}
+
+// parseNote is the reverse of note; what it does not know it leaves out.
+func parseNote(text string) Uplink {
+	words := strings.Fields(text)
+	if len(words) == 0 {
+		return Uplink{}
+	}
+	u := Uplink{Interface: words[0]}
+	for pair := range slices.Chunk(words[1:], 2) {
+		if len(pair) < 2 {
+			break
+		}
+		a, err := netip.ParseAddr(pair[1])
+		switch {
+		case err != nil:
+		case pair[0] == "via":
+			u.Gateways = append(u.Gateways, a)
+		case pair[0] == "src":
+			u.Source = append(u.Source, a)
+		}
+	}
+	return u
 }

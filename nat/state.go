@@ -97,15 +97,18 @@ func (s State) Satisfies(want Ruleset) bool {
 	return true
 }
 
-// Uplinks returns the uplinks that the rules in the kernel serve, with ID, Name
-// and Interface: what a restarted agent knows of its predecessor.
+// Uplinks returns the uplinks that the rules in the kernel serve, with ID, Name,
+// Interface, and where needed Gateways and Source: what a restarted agent knows
+// of its predecessor.
 func (s State) Uplinks() []Uplink {
 	var all []Uplink
 	for _, chain := range s.Chains() {
 		if id, name, ok := parseChain(chain, markChain); ok {
 			u := Uplink{ID: id, Name: name}
 			for _, comment := range s.chains[chain].rules {
-				_, u.Interface, _ = strings.Cut(comment, " ")
+				if strings.HasPrefix(comment, fingerprintPrefix) { // else it is somebody else's rule
+					_, u.Interface, _ = strings.Cut(comment, " ")
+				}
 			}
 			all = append(all, u)
 		}

@@ -34,8 +34,8 @@ func (o Op) String() string {
 }
 
 // Diff returns the operations that turn have into want, in an order that is
-// safe at every step: routes appear before the rules that lead to them, rules
-// disappear before the routes behind them.
+// safe at every step: routes appear before the rules that lead to them; what
+// keeps marked packets from going another way (see Stages) disappears last.
 func Diff(have, want Spec) []Op {
 	var ops, late []Op
 	haveRoutes := make(map[routeKey]Route, len(have.Routes))
@@ -72,6 +72,37 @@ func Diff(have, want Spec) []Op {
 		}
 	}
 	return append(ops, late...)
+}
+
+// Stages splits operations around the moment in which the connections of
+// uplinks that go are deleted. The first stage leads new traffic elsewhere. The
+// last one takes away what keeps the packets of old connections from going
+// another way with the old address: rules on marks with the tables behind them,
+// and it adds the last resorts of tables whose default has gone.
+func Stages(ops []Op) (first, last []Op) {
+	leaving := map[int]bool{}
+	for _, op := range ops {
+		if op.Verb == Delete && op.Rule != nil && op.Rule.Mask != 0 {
+			leaving[op.Rule.Table] = true
+		}
+	}
+	for _, op := range ops {
+		late := false
+		switch {
+		case op.Rule != nil:
+			late = op.Verb == Delete && op.Rule.Mask != 0
+		case op.Verb == Delete:
+			late = leaving[op.Route.Table] || op.Route.Metric == MetricLast
+		default:
+			late = op.Route.Metric == MetricLast && op.Route.Unreachable
+		}
+		if late {
+			last = append(last, op)
+		} else {
+			first = append(first, op)
+		}
+	}
+	return first, last
 }
 
 func sorted[T any](s []T, compare func(a, b T) int) []T {

@@ -309,6 +309,9 @@ func routeToKernel(r Route) *netlink.Route {
 	if r.Unreachable {
 		n.Type = unix.RTN_UNREACHABLE
 	}
+	if r.Blackhole {
+		n.Type = unix.RTN_BLACKHOLE
+	}
 	if len(r.Nexthops) == 1 {
 		h := r.Nexthops[0]
 		n.LinkIndex, n.Gw, n.Flags = h.Index, gateway(h), nexthopFlags(h)
@@ -338,12 +341,12 @@ func nexthopFlags(h Nexthop) int {
 }
 
 func routeFromKernel(f Family, n netlink.Route) Route {
-	r := Route{Family: f, Table: n.Table, Dst: prefixFromKernel(f, n.Dst), Metric: uint32(n.Priority), Unreachable: n.Type == unix.RTN_UNREACHABLE}
+	r := Route{Family: f, Table: n.Table, Dst: prefixFromKernel(f, n.Dst), Metric: uint32(n.Priority), Unreachable: n.Type == unix.RTN_UNREACHABLE, Blackhole: n.Type == unix.RTN_BLACKHOLE}
 	if src, ok := netip.AddrFromSlice(n.Src); ok {
 		r.Source = unmap(f, src)
 	}
 	switch {
-	case r.Unreachable:
+	case r.Unreachable, r.Blackhole:
 	case len(n.MultiPath) > 0:
 		for _, h := range n.MultiPath {
 			r.Nexthops = append(r.Nexthops, nexthopFromKernel(f, h.LinkIndex, h.Gw, h.Flags, h.Hops+1))

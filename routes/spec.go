@@ -126,6 +126,7 @@ type Route struct {
 	Metric      uint32
 	Source      netip.Addr // preferred source of the router's own packets; invalid: the kernel's choice
 	Unreachable bool       // answer "unreachable"; no nexthops then
+	Blackhole   bool       // drop in silence; no nexthops then
 	Nexthops    []Nexthop
 }
 
@@ -141,7 +142,7 @@ func (r Route) key() routeKey { return routeKey{r.Family, r.Table, r.Dst, r.Metr
 
 // Equal reports whether two routes are the same for the kernel.
 func (r Route) Equal(o Route) bool {
-	return r.key() == o.key() && r.Source == o.Source && r.Unreachable == o.Unreachable &&
+	return r.key() == o.key() && r.Source == o.Source && r.Unreachable == o.Unreachable && r.Blackhole == o.Blackhole &&
 		slices.EqualFunc(r.Nexthops, o.Nexthops, func(a, b Nexthop) bool {
 			return a.Gateway == b.Gateway && a.Index == b.Index && a.Weight == b.Weight && a.OnLink == b.OnLink
 		})
@@ -153,6 +154,9 @@ func (r Route) String() string {
 	fmt.Fprintf(&b, "ip %s route", r.Family)
 	if r.Unreachable {
 		b.WriteString(" unreachable")
+	}
+	if r.Blackhole {
+		b.WriteString(" blackhole")
 	}
 	if r.Dst.Bits() == 0 {
 		b.WriteString(" default")

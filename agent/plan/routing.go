@@ -14,7 +14,7 @@ const (
 	// Connected, static and VPN routes of table main win over every uplink;
 	// only main's default does not count. No copies of them to keep in sync.
 	ruleMain = 0
-	// A connection stays on its uplink, as long as that is usable.
+	// A connection stays on its uplink.
 	ruleMark = 200
 	// A socket bound to an uplink's address uses that uplink.
 	ruleFrom = 300
@@ -33,16 +33,7 @@ func (m *maker) routing() {
 		base := m.router.RuleBase
 		m.rule(routes.Rule{Family: f, Priority: base + ruleMain, Table: routes.TableMain, SuppressDefault: true})
 		for i := range m.Uplinks {
-			u := &m.Uplinks[i]
-			leg := u.leg(f)
-			if !leg.Usable {
-				continue
-			}
-			m.rule(routes.Rule{Family: f, Priority: base + ruleMark, Mark: u.Mark, Mask: m.router.MarkMask, Table: u.Table})
-			for _, a := range leg.Addresses {
-				m.rule(routes.Rule{Family: f, Priority: base + ruleFrom, From: netip.PrefixFrom(a, a.BitLen()), Table: u.Table})
-			}
-			m.route(routes.Route{Family: f, Table: u.Table, Dst: f.Default(), Nexthops: []routes.Nexthop{leg.Nexthop}})
+			m.uplink(f, &m.Uplinks[i])
 		}
 		if m.pinned(f) {
 			m.rule(routes.Rule{Family: f, Priority: base + rulePins, Table: m.pins()})
@@ -54,6 +45,33 @@ func (m *maker) routing() {
 			}
 			m.policy(f, p)
 		}
+	}
+}
+
+// uplink makes an uplink's rules and table. The rules do not depend on whether
+// it is usable: then its death changes routes only.
+func (m *maker) uplink(f routes.Family, u *Uplink) {
+	leg := u.leg(f)
+	m.rule(routes.Rule{Family: f, Priority: m.router.RuleBase + ruleMark, Mark: u.Mark, Mask: m.router.MarkMask, Table: u.Table})
+	for _, a := range leg.Addresses {
+		m.rule(routes.Rule{Family: f, Priority: m.router.RuleBase + ruleFrom, From: netip.PrefixFrom(a, a.BitLen()), Table: u.Table})
+	}
+	last := routes.Route{Family: f, Table: u.Table, Dst: f.Default(), Metric: routes.MetricLast}
+	switch {
+	case !leg.Usable:
+		// Its new connections go elsewhere; what is still bound to it (answers
+		// to what comes in) must not leave by another uplink with its address.
+		last.Unreachable = true
+		m.route(last)
+	case leg.Source.IsValid() || m.shared(u.Interface):
+		// When the default goes, its connections must not fall through to
+		// another uplink before they are deleted: only masquerade, and only by
+		// another interface, would notice (nf_nat_oif_changed).
+		last.Blackhole = true
+		m.route(last)
+	}
+	if leg.Usable {
+		m.route(routes.Route{Family: f, Table: u.Table, Dst: f.Default(), Nexthops: []routes.Nexthop{leg.Nexthop}})
 	}
 }
 
