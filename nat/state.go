@@ -104,12 +104,14 @@ func (s State) Uplinks() []Uplink {
 	var all []Uplink
 	for _, chain := range s.Chains() {
 		if id, name, ok := parseChain(chain, markChain); ok {
-			u := Uplink{ID: id, Name: name}
+			var u Uplink
 			for _, comment := range s.chains[chain].rules {
 				if strings.HasPrefix(comment, fingerprintPrefix) { // else it is somebody else's rule
-					_, u.Interface, _ = strings.Cut(comment, " ")
+					_, note, _ := strings.Cut(comment, " ")
+					u = parseNote(note)
 				}
 			}
+			u.ID, u.Name = id, name
 			all = append(all, u)
 		}
 	}
@@ -128,34 +130,59 @@ func (s State) Policies() []Policy {
 	return all
 }
 
-// Commands prints what Write would do, as nft(8) commands.
+// Commands prints what Write would do, as nft(8) commands, in the same order
+// (difference): together they are one transaction, for "nft -f".
 func (s State) Commands(want Ruleset) []string {
 	var lines []string
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	if !s.Exists || s.Dormant {
 		add("add table inet %s", TableName)
 	}
-	for _, c := range want.Chains {
-		have, ok := s.chains[c.Name]
-		if ok && have.base == c.base() && sameRules(have.rules, c.Rules) {
-			continue
-		}
-		switch {
-		case !ok && c.Hook != "":
-			add("add chain inet %s %s { type %s hook %s priority %d; policy accept; }", TableName, c.Name, c.Type, c.Hook, c.Priority)
-		case !ok:
-			add("add chain inet %s %s", TableName, c.Name)
-		default:
+	refill, stale := s.changes(want)
+	for _, c := range refill {
+		if _, ok := s.chains[c.Name]; ok {
 			add("flush chain inet %s %s", TableName, c.Name)
 		}
+	}
+	for _, name := range stale {
+		add("flush chain inet %s %s", TableName, name)
+	}
+	for _, c := range refill {
+		if old, ok := s.chains[c.Name]; ok && old.base != c.base() {
+			add("delete chain inet %s %s", TableName, c.Name)
+		}
+	}
+	for _, c := range refill {
+		old, ok := s.chains[c.Name]
+		switch {
+		case ok && old.base == c.base():
+		case c.Hook != "":
+			add("add chain inet %s %s { type %s hook %s priority %d; policy accept; }", TableName, c.Name, c.Type, c.Hook, c.Priority)
+		default:
+			add("add chain inet %s %s", TableName, c.Name)
+		}
+	}
+	for _, c := range refill {
 		for _, r := range c.Rules {
 			add("add rule inet %s %s %s", TableName, c.Name, r)
 		}
 	}
-	for _, name := range s.Chains() {
-		if want.Chain(name) == nil {
-			add("delete chain inet %s %s", TableName, name)
-		}
+	for _, name := range stale {
+		add("delete chain inet %s %s", TableName, name)
 	}
 	return lines
+}
+
+// changes returns the chains that are to be filled anew, and the names of
+// those, sorted, that nobody wants.
+func (s State) changes(want Ruleset) (refill []Chain, stale []string) {
+	wanted := map[string]bool{}
+	for _, c := range want.Chains {
+		wanted[c.Name] = true
+		old, ok := s.chains[c.Name]
+		if !ok || old.base != c.base() || !sameRules(old.rules, c.Rules) {
+			refill = append(refill, c)
+		}
+	}
+	return refill, slices.DeleteFunc(s.Chains(), func(name string) bool { return wanted[name] })
 }
