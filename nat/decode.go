@@ -138,22 +138,29 @@ func comment(data []byte) string {
 	return ""
 }
 
-// endOfTransaction reports whether m says that a transaction was committed
-// (each one ends with a new generation), and by which process; 0 if the kernel
-// does not say.
-func endOfTransaction(m netlink.Message) (pid uint32, ok bool) {
+// generation is the end of a transaction (NFT_MSG_NEWGEN) and who made it.
+type generation struct {
+	thread uint32 // NFTA_GEN_PROC_PID: task_pid_nr(current), so a thread's number, in the first PID namespace
+	name   string // NFTA_GEN_PROC_NAME: that thread's name; "" if the kernel does not say
+}
+
+// decodeGeneration reports whether m says that a transaction was committed.
+func decodeGeneration(m netlink.Message) (g generation, ok bool) {
 	if m.Header.Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
-		return 0, false
+		return generation{}, false
 	}
 	err := attributes(m, func(ad *netlink.AttributeDecoder) {
-		if ad.Type() == unix.NFTA_GEN_PROC_PID {
-			pid = ad.Uint32()
+		switch ad.Type() {
+		case unix.NFTA_GEN_PROC_PID:
+			g.thread = ad.Uint32()
+		case unix.NFTA_GEN_PROC_NAME:
+			g.name = ad.String()
 		}
 	})
 	if err != nil {
-		return 0, true
+		return generation{}, true
 	}
-	return pid, true
+	return g, true
 }
 
 // attributes walks the attributes of one nfnetlink message.

@@ -16,9 +16,9 @@
 //	output       own            the router's own packets: the same as restore
 //	forward      guard          nothing enters unasked, nothing leaves un-NATed
 //	postrouting  bind           first packet, route chosen: bound to the uplink it leaves by
-//	             masquerade     first packet out of an uplink: NATed to its address
+//	             masquerading   first packet out of an uplink: NATed to its address
 //
-// classify, forward_ports, bind and masquerade are nat-type chains, which the
+// classify, forward_ports, bind and masquerading are nat-type chains, which the
 // kernel runs for the first packet of a connection only (nf_nat_inet_fn,
 // net/netfilter/nf_nat_core.c). That is also right for one-way UDP, which stays
 // "new" to conntrack for ever.

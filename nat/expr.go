@@ -3,6 +3,7 @@ package nat
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 	"slices"
 
 	"github.com/google/nftables"
@@ -15,8 +16,9 @@ import (
 // sets that they look things up in. Look-ups refer to sets by pointer until
 // the transaction gives them their numbers.
 type encoded struct {
-	exprs []expr.Any
-	sets  []encodedSet
+	exprs  []expr.Any
+	sets   []encodedSet
+	family byte // the packet's, where an expression made sure of it
 }
 
 type encodedSet struct {
@@ -75,6 +77,10 @@ func (e *encoded) load(f Field, mask uint32) {
 		return &expr.Payload{DestRegister: reg, Base: base, Offset: offset, Len: length}
 	}
 	only := func(family byte) {
+		if e.family == family {
+			return
+		}
+		e.family = family
 		e.add(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{family}})
 	}
 	switch f {
@@ -102,11 +108,9 @@ func (e *encoded) load(f Field, mask uint32) {
 	case Dest6:
 		only(unix.NFPROTO_IPV6)
 		e.add(payload(expr.PayloadBaseNetworkHeader, 24, 16))
-	case Nexthop4:
-		only(unix.NFPROTO_IPV4)
+	case Nexthop4: // the expression itself matches IPv4 only (nft_rt_get_eval)
 		e.add(&expr.Rt{Key: expr.RtNexthop4, Register: reg})
 	case Nexthop6:
-		only(unix.NFPROTO_IPV6)
 		e.add(&expr.Rt{Key: expr.RtNexthop6, Register: reg})
 	case EtherSource:
 		e.add(&expr.Meta{Key: expr.MetaKeyIIFTYPE, Register: reg},
@@ -144,8 +148,16 @@ func (e *encoded) compare(m Match) {
 		e.add(and(all, 0), &expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: native(0)})
 	case len(m.Values) == 1 && m.Values[0].Hi != "":
 		v := m.Values[0]
+		if mask, ok := prefixMask(v); ok {
+			e.add(&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))},
+				&expr.Cmp{Op: op, Register: reg, Data: []byte(v.Raw)})
+			return
+		}
 		e.add(&expr.Range{Op: op, Register: reg, FromData: []byte(v.Raw), ToData: []byte(v.Hi)})
 	case len(m.Values) == 1:
+		if m.Field == IPv6 && m.Op == Is {
+			e.family = m.Values[0].Raw[0]
+		}
 		e.add(&expr.Cmp{Op: op, Register: reg, Data: []byte(m.Values[0].Raw)})
 	default:
 		set := &nftables.Set{Anonymous: true, Constant: true, KeyType: keyType(m.Field), KeyByteOrder: keyOrder(m.Field)}
@@ -164,6 +176,23 @@ func (e *encoded) compare(m Match) {
 		e.sets = append(e.sets, encodedSet{set, elements, lookup})
 		e.add(lookup)
 	}
+}
+
+// prefixMask returns the mask under which exactly the values of the range are
+// equal; false if there is none, because the range is no prefix.
+func prefixMask(v Value) ([]byte, bool) {
+	mask := make([]byte, len(v.Raw))
+	for i := range mask {
+		mask[i] = ^(v.Raw[i] ^ v.Hi[i])
+		if v.Raw[i]&^mask[i] != 0 {
+			return nil, false
+		}
+	}
+	ones := 0
+	for ones < len(mask)*8 && mask[ones/8]&(0x80>>(ones%8)) != 0 {
+		ones++
+	}
+	return mask, slices.Equal(mask, net.CIDRMask(ones, len(mask)*8))
 }
 
 // successor returns the number after hi, which ends a range for the kernel;
@@ -215,8 +244,8 @@ func (e *encoded) dnat(d DNAT) {
 	}
 	lookup := &expr.Lookup{SourceRegister: reg32(0), DestRegister: reg, IsDestRegSet: true}
 	e.sets = append(e.sets, encodedSet{set, elements, lookup})
-	e.add(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{family}},
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg32(0)},
+	// NAT for one family leaves packets of the other alone (nft_nat_inet_eval).
+	e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg32(0)},
 		&expr.Payload{DestRegister: reg32(1), Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		lookup,
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(family), RegAddrMin: reg, RegProtoMin: port})

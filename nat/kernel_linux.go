@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -17,16 +16,14 @@ import (
 // Table is our table in the kernel, in the network namespace it was opened in.
 // It is used by one goroutine at a time.
 type Table struct {
-	write    *nftables.Conn
-	writeRaw *netlink.Conn // write's socket, for deadlines
-	read     *netlink.Conn
+	write *netlink.Conn
+	read  *netlink.Conn
 }
 
 // timeout bounds every exchange with the kernel: no netlink call without one.
 const timeout = 5 * time.Second
 
-// buffer holds the acknowledgements and echoes of a whole transaction, about
-// 1 KiB a rule.
+// buffer holds a whole transaction, about 1 KiB a rule.
 const buffer = 4 << 20
 
 // Open connects to the kernel's nftables. It needs CAP_NET_ADMIN from the
@@ -42,129 +39,80 @@ func Open() (*Table, error) {
 
 func (t *Table) dial() error {
 	var err error
-	if t.read, err = netlink.Dial(unix.NETLINK_NETFILTER, nil); err != nil {
-		if errors.Is(err, unix.EPROTONOSUPPORT) {
-			return fmt.Errorf("the kernel has no netfilter netlink: it was built without CONFIG_NETFILTER_NETLINK: %w", err)
+	for _, c := range []**netlink.Conn{&t.read, &t.write} {
+		if *c, err = netlink.Dial(unix.NETLINK_NETFILTER, nil); err != nil {
+			if errors.Is(err, unix.EPROTONOSUPPORT) {
+				return fmt.Errorf("the kernel has no netfilter netlink: it was built without CONFIG_NETFILTER_NETLINK: %w", err)
+			}
+			return err
 		}
-		return err
+		if err := errors.Join((*c).SetReadBuffer(buffer), (*c).SetWriteBuffer(buffer)); err != nil {
+			return err
+		}
 	}
-	if err := t.read.SetReadBuffer(buffer); err != nil {
-		return err
-	}
-	t.write, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		t.writeRaw = c
-		return errors.Join(c.SetReadBuffer(buffer), c.SetWriteBuffer(buffer))
-	}))
-	return err
+	return nil
 }
 
 // Close frees the sockets. The table stays.
 func (t *Table) Close() {
 	if t.write != nil {
-		_ = t.write.CloseLasting()
+		_ = t.write.Close()
 	}
 	if t.read != nil {
 		_ = t.read.Close()
 	}
-	t.write, t.writeRaw, t.read = nil, nil, nil
+	t.write, t.read = nil, nil
 }
 
 // Write makes the kernel hold want, in one transaction, given what Read found.
 // Chains that are right already are left alone.
 func (t *Table) Write(have State, want Ruleset) error {
-	table := t.write.AddTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyINet})
-	wanted := map[string]bool{}
-	var refill []Chain
-	for _, c := range want.Chains {
-		wanted[c.Name] = true
-		old, ok := have.chains[c.Name]
-		if ok && old.base == c.base() && sameRules(old.rules, c.Rules) {
-			continue
-		}
-		refill = append(refill, c)
-		chain := &nftables.Chain{Table: table, Name: c.Name}
-		if ok {
-			t.write.FlushChain(chain)
-			if old.base != c.base() {
-				t.write.DelChain(chain)
-			}
-		}
-	}
-	// All chains exist before the first rule that leads to one.
-	for _, c := range refill {
-		t.write.AddChain(kernelChain(table, c))
-	}
-	for _, c := range refill {
-		for _, r := range c.Rules {
-			if err := t.addRule(table, c.Name, r); err != nil {
-				return errors.Join(fmt.Errorf("chain %s: %s: %w", c.Name, r, err), t.redial())
-			}
-		}
-	}
-	// Stale chains go last: rules that led to them are gone by now.
-	var stale []string
-	for name := range have.chains {
-		if !wanted[name] {
-			stale = append(stale, name)
-		}
-	}
-	slices.Sort(stale)
-	for _, name := range stale {
-		t.write.FlushChain(&nftables.Chain{Table: table, Name: name})
-	}
-	for _, name := range stale {
-		t.write.DelChain(&nftables.Chain{Table: table, Name: name})
-	}
-	return t.commit("writing table inet " + TableName)
-}
-
-func kernelChain(table *nftables.Table, c Chain) *nftables.Chain {
-	chain := &nftables.Chain{Table: table, Name: c.Name}
-	if c.Hook != "" {
-		policy := nftables.ChainPolicyAccept
-		priority := nftables.ChainPriority(c.Priority)
-		chain.Type, chain.Hooknum, chain.Priority, chain.Policy = nftables.ChainType(c.Type), nftables.ChainHookRef(nftables.ChainHook(hookNumbers[c.Hook])), &priority, &policy
-	}
-	return chain
-}
-
-func (t *Table) addRule(table *nftables.Table, chain string, r Rule) error {
-	e := encode(r)
-	for _, s := range e.sets {
-		s.set.Table = table
-		if err := t.write.AddSet(s.set, s.elements); err != nil {
-			return err
-		}
-		s.lookup.SetName, s.lookup.SetID = s.set.Name, s.set.ID
-	}
-	t.write.AddRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: chain, Table: table}, Exprs: e.exprs,
-		UserData: userdata.AppendString(nil, userdata.TypeComment, r.Fingerprint())})
-	return nil
+	return t.commit("writing", difference(have, want))
 }
 
 // Delete removes our table. A missing table is no error.
-func (t *Table) Delete() error {
-	table := t.write.AddTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}) // so that deleting cannot fail
-	t.write.DelTable(table)
-	return t.commit("deleting table inet " + TableName)
-}
+func (t *Table) Delete() error { return t.commit("deleting", removal()) }
 
-// commit sends the queued operations as one transaction. After an error the
-// outcome is unknown (an overflowing receive buffer loses acknowledgements of
-// a committed transaction), so the connection is made anew and the caller must
-// read again.
-func (t *Table) commit(what string) error {
-	if err := t.writeRaw.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return fmt.Errorf("%s: %w", what, errors.Join(err, t.redial()))
+// commit carries out a transaction. After an error the outcome may be unknown
+// (an overflowing receive buffer loses the answer to a committed transaction),
+// so the connection is made anew and the caller must read again.
+func (t *Table) commit(verb string, b *batch) error {
+	err := b.err
+	if err == nil {
+		err = t.exchange(b)
 	}
-	err := t.write.Flush()
 	if err == nil {
 		return nil
 	}
-	if all, ok := err.(interface{ Unwrap() []error }); ok && len(all.Unwrap()) > 1 {
-		err = fmt.Errorf("%w (and %d more)", all.Unwrap()[0], len(all.Unwrap())-1)
+	var failed *netlink.OpError
+	if errors.As(err, &failed) && failed.Sequence > 1 && int(failed.Sequence) <= len(b.what) {
+		err = fmt.Errorf("%s: %w", b.what[failed.Sequence-1], err)
 	}
-	return fmt.Errorf("%s: %w%s", what, errors.Join(err, t.redial()), hint(err))
+	return fmt.Errorf("%s table inet %s: %w%s", verb, TableName, errors.Join(err, t.redial()), hint(err))
+}
+
+// exchange sends a batch and waits for the kernel's word on its last operation,
+// which comes after the commit, or on anything that failed.
+func (t *Table) exchange(b *batch) error {
+	if t.write == nil {
+		return os.ErrClosed
+	}
+	if err := t.write.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	if _, err := t.write.SendMessages(b.messages); err != nil {
+		return err
+	}
+	last := uint32(len(b.messages) - 1)
+	for {
+		answers, err := t.write.Receive()
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(answers, func(m netlink.Message) bool { return m.Header.Sequence == last }) {
+			return nil
+		}
+	}
 }
 
 func (t *Table) redial() error {
@@ -227,6 +175,9 @@ func (t *Table) dump(message netlink.HeaderType, tableAttribute uint16) ([]netli
 			return nil, err
 		}
 	}
+	if t.read == nil {
+		return nil, fmt.Errorf("reading table inet %s: %w", TableName, os.ErrClosed)
+	}
 	if err := t.read.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return nil, fmt.Errorf("reading table inet %s: %w", TableName, err)
 	}
@@ -283,8 +234,14 @@ func Watch(ctx context.Context, changed func()) error {
 	}
 }
 
-// foreign reports whether m ends a transaction that was not ours.
+// foreign reports whether m ends a transaction that was not ours. In a PID
+// namespace ours count as foreign, too: the kernel names the thread by the
+// number it has outside.
 func foreign(m netlink.Message) bool {
-	pid, ok := endOfTransaction(m)
-	return ok && pid != uint32(os.Getpid())
+	g, ok := decodeGeneration(m)
+	if !ok {
+		return false
+	}
+	name, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/comm", g.thread))
+	return err != nil || strings.TrimSuffix(string(name), "\n") != g.name
 }

@@ -1,0 +1,252 @@
+package nat
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// batch is one transaction: netlink messages, and what each of them does, for
+// errors. The messages are our own rather than google/nftables': that has no
+// way to say in which byte order anonymous sets are printed (so nft(8) lists
+// marks swapped and interface names empty), asks for an echo of every rule, and
+// cuts long sets without a word.
+type batch struct {
+	messages []netlink.Message
+	what     []string // of the message with the same index
+	sets     uint32   // numbers of anonymous sets, valid in this batch
+	err      error
+}
+
+// difference makes the transaction that turns what Read found into want. Chains
+// that are right already are left alone.
+func difference(have State, want Ruleset) *batch {
+	b := newBatch()
+	refill, stale := have.changes(want)
+	for _, c := range refill {
+		if _, ok := have.chains[c.Name]; ok {
+			b.flushChain(c.Name)
+		}
+	}
+	for _, name := range stale {
+		b.flushChain(name)
+	}
+	// No rule leads any more to chains that go or move to another hook.
+	for _, c := range refill {
+		if old, ok := have.chains[c.Name]; ok && old.base != c.base() {
+			b.deleteChain(c.Name)
+		}
+	}
+	// All chains exist before the first rule that leads to one.
+	for _, c := range refill {
+		b.addChain(c)
+	}
+	for _, c := range refill {
+		for _, r := range c.Rules {
+			b.addRule(c.Name, r)
+		}
+	}
+	for _, name := range stale {
+		b.deleteChain(name)
+	}
+	b.end()
+	return b
+}
+
+// removal makes the transaction that removes our table; it must not fail where
+// there is none.
+func removal() *batch {
+	b := newBatch()
+	b.add(unix.NFT_MSG_DELTABLE, 0, "delete table", func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_TABLE_NAME, TableName)
+	})
+	b.end()
+	return b
+}
+
+// newBatch begins a transaction. Our table exists from then on.
+func newBatch() *batch {
+	b := &batch{}
+	b.mark(unix.NFNL_MSG_BATCH_BEGIN, "begin")
+	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, "add table", func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_TABLE_NAME, TableName)
+		ae.Uint32(unix.NFTA_TABLE_FLAGS, 0)
+	})
+	return b
+}
+
+// end ends a transaction. The last operation is the one that the kernel
+// confirms, after the commit.
+func (b *batch) end() {
+	b.messages[len(b.messages)-1].Header.Flags |= netlink.Acknowledge
+	b.mark(unix.NFNL_MSG_BATCH_END, "end")
+}
+
+// mark adds a message that begins or ends the batch.
+func (b *batch) mark(typ netlink.HeaderType, what string) {
+	b.append(netlink.Message{Header: netlink.Header{Type: typ, Flags: netlink.Request},
+		Data: append([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}, binaryutil.BigEndian.PutUint16(unix.NFNL_SUBSYS_NFTABLES)...)}, what)
+}
+
+func (b *batch) append(m netlink.Message, what string) {
+	m.Header.Sequence = uint32(len(b.messages) + 1)
+	b.messages, b.what = append(b.messages, m), append(b.what, what)
+}
+
+// maxAttributes bounds the attributes of one message: their lengths are 16 bits
+// wide, and the library cuts what is longer without a word.
+const maxAttributes = 60000
+
+func (b *batch) add(typ netlink.HeaderType, flags netlink.HeaderFlags, what string, fill func(*netlink.AttributeEncoder)) {
+	data, err := encodeAttributes(fill)
+	if err == nil && len(data) > maxAttributes {
+		err = fmt.Errorf("%d bytes do not fit in a netlink message", len(data))
+	}
+	if err != nil && b.err == nil {
+		b.err = fmt.Errorf("%s: %w", what, err)
+	}
+	b.append(netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | typ, Flags: netlink.Request | flags},
+		Data: append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, data...)}, what)
+}
+
+func encodeAttributes(fill func(*netlink.AttributeEncoder)) ([]byte, error) {
+	ae := netlink.NewAttributeEncoder()
+	ae.ByteOrder = binary.BigEndian
+	fill(ae)
+	return ae.Encode()
+}
+
+// nested fills a nested attribute, in network byte order.
+func nested(ae *netlink.AttributeEncoder, typ uint16, fill func(*netlink.AttributeEncoder)) {
+	ae.Nested(typ, func(n *netlink.AttributeEncoder) error {
+		n.ByteOrder = binary.BigEndian
+		fill(n)
+		return nil
+	})
+}
+
+func (b *batch) addChain(c Chain) {
+	b.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, "add chain "+c.Name, func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_CHAIN_TABLE, TableName)
+		ae.String(unix.NFTA_CHAIN_NAME, c.Name)
+		if c.Hook == "" {
+			return
+		}
+		nested(ae, unix.NFTA_CHAIN_HOOK, func(n *netlink.AttributeEncoder) {
+			n.Uint32(unix.NFTA_HOOK_HOOKNUM, hookNumbers[c.Hook])
+			n.Uint32(unix.NFTA_HOOK_PRIORITY, uint32(c.Priority))
+		})
+		ae.Uint32(unix.NFTA_CHAIN_POLICY, 1) // NF_ACCEPT
+		ae.String(unix.NFTA_CHAIN_TYPE, string(c.Type))
+	})
+}
+
+func (b *batch) deleteChain(name string) {
+	b.add(unix.NFT_MSG_DELCHAIN, 0, "delete chain "+name, func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_CHAIN_TABLE, TableName)
+		ae.String(unix.NFTA_CHAIN_NAME, name)
+	})
+}
+
+// flushChain deletes all rules of a chain.
+func (b *batch) flushChain(name string) {
+	b.add(unix.NFT_MSG_DELRULE, 0, "flush chain "+name, func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_RULE_TABLE, TableName)
+		ae.String(unix.NFTA_RULE_CHAIN, name)
+	})
+}
+
+func (b *batch) addRule(chain string, r Rule) {
+	what := "chain " + chain + ": " + r.String()
+	e := encode(r)
+	for _, s := range e.sets {
+		b.addSet(s, what)
+	}
+	b.add(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, what, func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_RULE_TABLE, TableName)
+		ae.String(unix.NFTA_RULE_CHAIN, chain)
+		nested(ae, unix.NFTA_RULE_EXPRESSIONS, func(n *netlink.AttributeEncoder) {
+			for _, x := range e.exprs {
+				n.Do(unix.NLA_F_NESTED|unix.NFTA_LIST_ELEM, func() ([]byte, error) { return expr.Marshal(unix.NFPROTO_INET, x) })
+			}
+		})
+		ae.Bytes(unix.NFTA_RULE_USERDATA, userdata.AppendString(nil, userdata.TypeComment, r.Fingerprint()))
+	})
+}
+
+// addSet adds an anonymous set in as many messages as its elements take, and
+// has its rule refer to it.
+func (b *batch) addSet(s encodedSet, what string) {
+	b.sets++
+	id := b.sets
+	s.lookup.SetName, s.lookup.SetID = "__set%d", id
+	flags := uint32(unix.NFT_SET_ANONYMOUS | unix.NFT_SET_CONSTANT)
+	if s.set.Interval {
+		flags |= unix.NFT_SET_INTERVAL
+	}
+	if s.set.IsMap {
+		flags |= unix.NFT_SET_MAP
+		s.lookup.SetName = "__map%d"
+	}
+	b.add(unix.NFT_MSG_NEWSET, netlink.Create, what, func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_SET_TABLE, TableName)
+		ae.String(unix.NFTA_SET_NAME, s.lookup.SetName)
+		ae.Uint32(unix.NFTA_SET_FLAGS, flags)
+		ae.Uint32(unix.NFTA_SET_KEY_TYPE, s.set.KeyType.GetNFTMagic())
+		ae.Uint32(unix.NFTA_SET_KEY_LEN, s.set.KeyType.Bytes)
+		ae.Uint32(unix.NFTA_SET_ID, id)
+		if s.set.IsMap && s.set.DataType == nftables.TypeVerdict {
+			ae.Uint32(unix.NFTA_SET_DATA_TYPE, unix.NFT_DATA_VERDICT)
+		} else if s.set.IsMap {
+			ae.Uint32(unix.NFTA_SET_DATA_TYPE, s.set.DataType.GetNFTMagic())
+			ae.Uint32(unix.NFTA_SET_DATA_LEN, s.set.DataType.Bytes)
+		}
+		nested(ae, unix.NFTA_SET_DESC, func(n *netlink.AttributeEncoder) {
+			n.Uint32(unix.NFTA_SET_DESC_SIZE, uint32(len(s.elements)))
+		})
+		order := uint32(2) // BYTEORDER_BIG_ENDIAN in nft(8), for its listings
+		if s.set.KeyByteOrder == binaryutil.NativeEndian {
+			order = 1 // BYTEORDER_HOST_ENDIAN
+		}
+		ae.Bytes(unix.NFTA_SET_USERDATA, userdata.Append(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, binary.NativeEndian.AppendUint32(nil, order)))
+	})
+	for chunk := range slices.Chunk(s.elements, maxEntries) {
+		b.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, what, func(ae *netlink.AttributeEncoder) {
+			ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
+			ae.String(unix.NFTA_SET_ELEM_LIST_SET, s.lookup.SetName)
+			ae.Uint32(unix.NFTA_SET_ELEM_LIST_SET_ID, id)
+			nested(ae, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(n *netlink.AttributeEncoder) {
+				for _, x := range chunk {
+					nested(n, unix.NFTA_LIST_ELEM, func(n *netlink.AttributeEncoder) { element(n, x) })
+				}
+			})
+		})
+	}
+}
+
+func element(ae *netlink.AttributeEncoder, x nftables.SetElement) {
+	if x.IntervalEnd {
+		ae.Uint32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+	}
+	nested(ae, unix.NFTA_SET_ELEM_KEY, func(n *netlink.AttributeEncoder) { n.Bytes(unix.NFTA_DATA_VALUE, x.Key) })
+	switch {
+	case x.VerdictData != nil:
+		nested(ae, unix.NFTA_SET_ELEM_DATA, func(n *netlink.AttributeEncoder) {
+			nested(n, unix.NFTA_DATA_VERDICT, func(n *netlink.AttributeEncoder) {
+				n.Uint32(unix.NFTA_VERDICT_CODE, uint32(x.VerdictData.Kind))
+				if x.VerdictData.Chain != "" {
+					n.String(unix.NFTA_VERDICT_CHAIN, x.VerdictData.Chain)
+				}
+			})
+		})
+	case len(x.Val) > 0:
+		nested(ae, unix.NFTA_SET_ELEM_DATA, func(n *netlink.AttributeEncoder) { n.Bytes(unix.NFTA_DATA_VALUE, x.Val) })
+	}
+}
