@@ -291,11 +291,16 @@ func (c *compiler) guard() {
 	in, out := Map{Field: InInterface}, Map{Field: OutInterface}
 	for _, name := range c.interfaces {
 		inChain, outChain := "guard-in", "guard-out"
-		if networks := c.networks(name); len(networks) > 0 {
-			inChain, outChain = c.guardShared(name, networks)
+		if len(c.networks(name)) > 0 {
+			inChain, outChain = "guard-in-"+name, "guard-out-"+name
 		}
 		in.Entries = append(in.Entries, MapEntry{ifname(name), Verdict{Goto, inChain}})
 		out.Entries = append(out.Entries, MapEntry{ifname(name), Verdict{Goto, outChain}})
+	}
+	for _, name := range c.interfaces {
+		if networks := c.networks(name); len(networks) > 0 {
+			c.guardShared(name, networks, out)
+		}
 	}
 	c.chain(Chain{Name: "guard-in", Rules: c.guardIn()})
 	c.chain(Chain{Name: "guard-out", Rules: c.guardOut()})
@@ -307,9 +312,9 @@ func (c *compiler) guard() {
 }
 
 // guardShared makes the chains of an interface that serves clients too: what
-// its clients send is judged as outgoing, what goes to them as incoming.
-func (c *compiler) guardShared(name string, networks []netip.Prefix) (inChain, outChain string) {
-	inChain, outChain = "guard-in-"+name, "guard-out-"+name
+// its clients send is judged as outgoing, by whatever interface it leaves; what
+// goes to them as incoming.
+func (c *compiler) guardShared(name string, networks []netip.Prefix, leaving Map) {
 	gateways := gatewaysOf(c.byInterface[name])
 	var in, out []Rule
 	for _, v6 := range []bool{false, true} {
@@ -318,23 +323,45 @@ func (c *compiler) guardShared(name string, networks []netip.Prefix) (inChain, o
 			if g := addresses(family(gateways, v6)); len(g) > 0 {
 				client = append(client, Match{Field: source(v6), Op: IsNot, Values: g})
 			}
-			in = append(in, append(slices.Clone(client), c.outUplink(Is), Verdict{Goto, outChain}), append(slices.Clone(client), Verdict{Kind: Accept}))
+			in = append(in, append(slices.Clone(client), leaving), append(slices.Clone(client), Verdict{Kind: Accept}))
 		}
 		if g := addresses(family(gateways, v6)); len(g) > 0 {
 			out = append(out, Rule{Match{Field: nexthop(v6), Values: g}, Verdict{Goto, "guard-out"}})
 		}
 	}
-	c.chain(Chain{Name: outChain, Rules: append(out, Rule{Verdict{Kind: Accept}})})
-	c.chain(Chain{Name: inChain, Rules: append(in, Rule{Verdict{Goto, "guard-in"}})})
-	return inChain, outChain
+	if !c.wants6(name) { // nobody named a gateway, but main may know one
+		strangers := Rule{Match{Field: IPv6, Values: []Value{ipv6}}}
+		if inside := prefixes(family(networks, true)); len(inside) > 0 {
+			strangers = Rule{Match{Field: Dest6, Op: IsNot, Values: inside}}
+		}
+		out = append(out, append(strangers, Verdict{Kind: Drop}))
+	}
+	c.chain(Chain{Name: "guard-out-" + name, Rules: append(out, Rule{Verdict{Kind: Accept}})})
+	c.chain(Chain{Name: "guard-in-" + name, Rules: append(in, Rule{Verdict{Goto, "guard-in"}})})
 }
 
 func (c *compiler) guardIn() []Rule {
 	var rules []Rule
 	known := Match{Field: ConnState, Op: AnyBit, Values: []Value{established, related}}
+	var outside []Value       // nothing goes from one uplink to another: interfaces with nothing but uplinks
+	var gateways []netip.Addr // and on the others, gateways
+	for _, name := range c.interfaces {
+		if len(c.networks(name)) == 0 {
+			outside = append(outside, ifname(name))
+		} else {
+			gateways = append(gateways, gatewaysOf(c.byInterface[name])...)
+		}
+	}
 	for _, v6 := range []bool{false, true} {
 		if routed := prefixes(family(c.Routed, v6)); len(routed) > 0 {
-			rules = append(rules, Rule{Match{Field: destination(v6), Values: routed}, known, Verdict{Kind: Accept}})
+			r := Rule{Match{Field: destination(v6), Values: routed}, known}
+			if len(outside) > 0 {
+				r = append(r, Match{Field: OutInterface, Op: IsNot, Values: outside})
+			}
+			if g := addresses(family(gateways, v6)); len(g) > 0 {
+				r = append(r, Match{Field: nexthop(v6), Op: IsNot, Values: g})
+			}
+			rules = append(rules, append(r, Verdict{Kind: Accept}))
 		}
 	}
 	return append(rules, Rule{Verdict{Kind: Drop}})
@@ -344,7 +371,7 @@ func (c *compiler) guardOut() []Rule {
 	rules := []Rule{{Match{Field: ConnState, Op: AnyBit, Values: []Value{invalid, untracked}}, Verdict{Kind: Drop}}}
 	var off []Value
 	for _, name := range c.interfaces {
-		if !slices.ContainsFunc(c.byInterface[name], func(u Uplink) bool { return !u.NoIPv6 }) {
+		if !c.wants6(name) {
 			off = append(off, ifname(name))
 		}
 	}
@@ -353,6 +380,11 @@ func (c *compiler) guardOut() []Rule {
 	}
 	rules = append(rules, c.unNATed(Verdict{Kind: Accept})...)
 	return append(rules, Rule{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{confirmed}}, Verdict{Kind: Drop}})
+}
+
+// wants6 reports whether an uplink of the interface has IPv6.
+func (c *compiler) wants6(name string) bool {
+	return slices.ContainsFunc(c.byInterface[name], func(u Uplink) bool { return !u.NoIPv6 })
 }
 
 // unNATed gives what leaves without NAT the verdict: sources in Routed; over

@@ -1,5 +1,290 @@
 package nat
 
-import "math/rand/v2"
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+)
 
-func randomSpec(*rand.Rand) Spec { return separate() }
+// packet is what the interpreter knows of one packet.
+type packet struct {
+	in, out  string // interfaces; "" for the router itself
+	src, dst netip.Addr
+	nexthop  netip.Addr // the gateway that routing chose; invalid: dst is a neighbour
+	mac      [6]byte
+	proto    uint8
+	dport    uint16
+	toUs     bool // dst is an address of the router
+	mark     uint32
+	conn     *conn // nil: untracked
+}
+
+// conn is a packet's connection.
+type conn struct {
+	mark    uint32
+	state   uint32 // of this packet: bits of "ct state"
+	status  uint32
+	reply   bool
+	first   bool // nobody saw a packet of it yet: nat chains run
+	snat    netip.Addr
+	masq    bool
+	dnat    netip.AddrPort
+	natDone [2]bool // source, destination
+}
+
+const (
+	stateNew         = 8
+	statusConfirmed  = 1 << 3
+	statusSNAT       = 1 << 4
+	statusDNAT       = 1 << 5
+	natHookDest      = -100 // where the kernel runs all nat chains, whatever their own priority
+	natHookSource    = 100
+	verdictNone      = VerdictKind("")
+	maxChainsInARule = 50
+)
+
+// walker runs packets through a ruleset.
+type walker struct {
+	rules Ruleset
+	trace []string
+}
+
+// hook runs all chains of one hook; false means dropped.
+func (w *walker) hook(h Hook, p *packet) bool {
+	type entry struct {
+		priority int
+		chains   []Chain
+		nat      bool
+	}
+	var entries []entry
+	natAt := entry{priority: natHookDest, nat: true}
+	if h == Postrouting {
+		natAt.priority = natHookSource
+	}
+	for _, c := range w.rules.Chains {
+		switch {
+		case c.Hook != h:
+		case c.Type == NAT:
+			natAt.chains = append(natAt.chains, c)
+		default:
+			entries = append(entries, entry{priority: int(c.Priority), chains: []Chain{c}})
+		}
+	}
+	slices.SortStableFunc(natAt.chains, func(a, b Chain) int { return int(a.Priority - b.Priority) })
+	entries = append(entries, natAt)
+	slices.SortStableFunc(entries, func(a, b entry) int { return a.priority - b.priority })
+	for _, e := range entries {
+		kind := 1
+		if h == Postrouting {
+			kind = 0
+		}
+		if e.nat && (p.conn == nil || !p.conn.first || p.conn.natDone[kind] || p.conn.state != stateNew) {
+			continue
+		}
+		for _, c := range e.chains {
+			if !w.base(c, p) {
+				w.trace = append(w.trace, "dropped by "+c.Name)
+				return false
+			}
+			if e.nat && p.conn.natDone[kind] {
+				break
+			}
+		}
+		if e.nat {
+			p.conn.natDone[kind] = true // a null binding
+		}
+	}
+	return true
+}
+
+// base runs a base chain; its policy is accept.
+func (w *walker) base(c Chain, p *packet) bool {
+	for range maxChainsInARule {
+		v := w.chain(c, p)
+		switch v.Kind {
+		case Drop:
+			return false
+		case Goto: // never comes back: what ends there takes the policy
+			next := w.rules.Chain(v.Chain)
+			if next == nil {
+				panic("no chain " + v.Chain)
+			}
+			c = *next
+		default:
+			return true
+		}
+	}
+	panic("chains in a circle")
+}
+
+func (w *walker) chain(c Chain, p *packet) Verdict {
+	for _, r := range c.Rules {
+		if v, done := w.rule(c.Name, r, p); done {
+			return v
+		}
+	}
+	return Verdict{}
+}
+
+// rule returns the rule's verdict, if it has one for this packet.
+func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
+	for _, s := range r {
+		switch s := s.(type) {
+		case Match:
+			if !p.matches(s) {
+				return Verdict{}, false
+			}
+		case Map:
+			raw, ok := p.field(s.Field, s.Mask)
+			i := slices.IndexFunc(s.Entries, func(e MapEntry) bool { return e.Value.Raw == raw })
+			if !ok || i < 0 {
+				return Verdict{}, false
+			}
+			w.trace = append(w.trace, chain+": "+s.Entries[i].Verdict.String())
+			return s.Entries[i].Verdict, true
+		case SetMark:
+			if s.Conn {
+				p.conn.mark = p.conn.mark&^s.Mask | s.Value
+			} else {
+				p.mark = p.mark&^s.Mask | s.Value
+			}
+		case Verdict:
+			w.trace = append(w.trace, chain+": "+r.String())
+			return s, true
+		case Masquerade:
+			p.conn.masq, p.conn.natDone[0] = true, true
+			p.conn.status |= statusSNAT
+			return Verdict{Kind: Accept}, true
+		case SNAT:
+			if s.To.Is6() != p.src.Is6() {
+				continue
+			}
+			p.conn.snat, p.conn.natDone[0] = s.To, true
+			if s.To != p.src {
+				p.conn.status |= statusSNAT
+			}
+			return Verdict{Kind: Accept}, true
+		case DNAT:
+			i := slices.IndexFunc(s.Entries, func(e DNATEntry) bool { return e.Protocol == p.proto && e.Port == p.dport })
+			if i < 0 {
+				return Verdict{}, false
+			}
+			if s.IPv6 != p.dst.Is6() {
+				continue
+			}
+			p.conn.dnat, p.conn.natDone[1] = s.Entries[i].To, true
+			p.conn.status |= statusDNAT
+			p.dst, p.dport, p.toUs = s.Entries[i].To.Addr(), s.Entries[i].To.Port(), false
+			return Verdict{Kind: Accept}, true
+		case Note:
+		default:
+			panic(fmt.Sprintf("the interpreter lacks %T", s))
+		}
+	}
+	return Verdict{}, false
+}
+
+// matches compares as the kernel does: what a packet does not have makes the
+// rule end.
+func (p *packet) matches(m Match) bool {
+	raw, ok := p.field(m.Field, m.Mask)
+	if !ok {
+		return false
+	}
+	if m.Op == AnyBit {
+		return slices.ContainsFunc(m.Values, func(v Value) bool {
+			return binary.NativeEndian.Uint32([]byte(v.Raw))&binary.NativeEndian.Uint32([]byte(raw)) != 0
+		})
+	}
+	found := slices.ContainsFunc(m.Values, func(v Value) bool {
+		return v.Hi == "" && v.Raw == raw || v.Hi != "" && v.Raw <= raw && raw <= v.Hi
+	})
+	return found != (m.Op == IsNot)
+}
+
+// field is the field's value, as the kernel loads it; false if the packet has
+// none.
+func (p *packet) field(f Field, mask uint32) (string, bool) {
+	number := func(n uint32) string { return string(native(n)) }
+	ip := func(a netip.Addr, v6 bool) (string, bool) { return string(a.AsSlice()), a.Is6() == v6 }
+	hop := p.nexthop
+	if !hop.IsValid() {
+		hop = p.dst
+	}
+	switch f {
+	case InInterface:
+		return ifname(p.in).Raw, true
+	case OutInterface:
+		return ifname(p.out).Raw, true
+	case ConnState:
+		if p.conn == nil {
+			return number(64), true
+		}
+		return number(p.conn.state), true
+	case Source4, Source6:
+		return ip(p.src, f == Source6)
+	case Dest4, Dest6:
+		return ip(p.dst, f == Dest6)
+	case Nexthop4, Nexthop6:
+		return func() (string, bool) { s, _ := ip(hop, true); return s, p.dst.Is6() == (f == Nexthop6) }()
+	case EtherSource:
+		return string(p.mac[:]), p.in != ""
+	case Protocol:
+		return string([]byte{p.proto}), true
+	case DestPort:
+		return string(binary.BigEndian.AppendUint16(nil, p.dport)), true
+	case DestType:
+		if p.toUs {
+			return local.Raw, true
+		}
+		return number(1), true
+	case IPv6:
+		return nfproto(p.dst.Is6()).Raw, true
+	}
+	if p.conn == nil {
+		return "", false
+	}
+	switch f {
+	case ConnMark:
+		return number(p.conn.mark & mask), true
+	case ConnStatus:
+		return number(p.conn.status), true
+	case ConnDirection:
+		if p.conn.reply {
+			return reply.Raw, true
+		}
+		return "\x00", true
+	}
+	panic(fmt.Sprintf("the interpreter lacks field %d", f))
+}
+
+// forwarded walks a packet that routing sends on; false: dropped. route may
+// change the way after the mark is known.
+func (w *walker) forwarded(p *packet, route func(*packet)) bool {
+	out := p.out
+	p.out = ""
+	if !w.hook(Prerouting, p) {
+		return false
+	}
+	p.out = out
+	if route != nil {
+		route(p)
+	}
+	return w.hook(Forward, p) && w.hook(Postrouting, p)
+}
+
+// received walks a packet to the router itself.
+func (w *walker) received(p *packet) bool {
+	p.out = ""
+	return w.hook(Prerouting, p)
+}
+
+// sent walks a packet of the router's own.
+func (w *walker) sent(p *packet) bool {
+	p.in = ""
+	if !w.hook(Output, p) {
+		return false
+	}
+	return w.hook(Postrouting, p)
+}
