@@ -96,6 +96,10 @@ func Make(in Input) Plan {
 	for i := range in.Config.Uplinks {
 		m.Uplinks = append(m.Uplinks, m.resolve(&in.Config.Uplinks[i]))
 	}
+	m.twins()
+	for i := range m.Uplinks {
+		m.judge(&in.Config.Uplinks[i], &m.Uplinks[i])
+	}
 	for _, p := range in.Config.Policies {
 		id := in.IDs.Policies[p.Name]
 		m.Policies = append(m.Policies, Policy{Name: p.Name, ID: id, Mark: m.mark(id), Table: m.table(id), Members: m.members(p)})

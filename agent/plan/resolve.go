@@ -27,6 +27,62 @@ func (m *maker) resolve(c *config.Uplink) Uplink {
 			u.V6.Reason = "IPv6 is off here"
 		}
 	}
+	return u
+}
+
+// twins leaves one of several uplinks whose next hop in a family is the same:
+// neither rules nor the kernel could tell them apart (it refuses such a map,
+// and for IPv6 such a multipath route). What is enabled and what is written
+// down goes first, then the lower id: the order of the configuration does not
+// matter.
+func (m *maker) twins() {
+	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+		var order []int
+		for i := range m.Uplinks {
+			if m.Uplinks[i].leg(f).Usable {
+				order = append(order, i)
+			}
+		}
+		rank := func(i int) int {
+			c := m.Config.Uplinks[i]
+			mode := c.Gateway.Mode
+			if f == routes.IPv6 {
+				mode = c.Gateway6.Mode
+			}
+			switch {
+			case !c.Enabled:
+				return 2
+			case mode == config.GatewayAuto:
+				return 1
+			}
+			return 0
+		}
+		slices.SortFunc(order, func(a, b int) int {
+			return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(m.Uplinks[a].ID, m.Uplinks[b].ID))
+		})
+		owners := map[routes.Nexthop]string{}
+		for _, i := range order {
+			u, leg := &m.Uplinks[i], m.Uplinks[i].leg(f)
+			key := routes.Nexthop{Gateway: leg.Nexthop.Gateway, Index: leg.Nexthop.Index}
+			owner, taken := owners[key]
+			if !taken {
+				owners[key] = u.Name
+				continue
+			}
+			through := "no gateway"
+			if key.Gateway.IsValid() {
+				through = "gateway " + key.Gateway.String()
+			}
+			*leg = Leg{Wanted: leg.Wanted, Reason: fmt.Sprintf("uplink %s has %s on %s too: they are one for %s", owner, through, u.Interface, familyName(f))}
+			if f == routes.IPv4 && m.Config.Uplinks[i].Enabled {
+				m.warn("uplink %s: %s; give one of them another gateway", u.Name, leg.Reason)
+			}
+		}
+	}
+}
+
+// judge sums an uplink's legs up.
+func (m *maker) judge(c *config.Uplink, u *Uplink) {
 	switch {
 	case !c.Enabled:
 		u.State, u.Reason = Disabled, "enabled = false in the configuration"
@@ -38,7 +94,6 @@ func (m *maker) resolve(c *config.Uplink) Uplink {
 	case u.V6.Wanted && !u.V6.Usable:
 		u.Reason = "IPv4 only: " + u.V6.Reason
 	}
-	return u
 }
 
 func linkReason(name string, l *routes.Link) string {
@@ -77,7 +132,14 @@ func (m *maker) resolveLeg(c *config.Uplink, link *routes.Link, f routes.Family,
 	switch g.Mode {
 	case config.GatewayAddress:
 		hop.Gateway, hop.OnLink = g.Addr, g.OnLink
-		if !g.OnLink && !link.PointToPoint && !g.Addr.IsLinkLocalUnicast() && !slices.ContainsFunc(m.addresses(link.Index, f), holds(g.Addr)) {
+		if m.ownAddress(g.Addr, link.Index) {
+			leg.Reason = fmt.Sprintf("gateway %s is this router's own address: write the provider's router", g.Addr)
+			m.warn("uplink %s: %s", c.Name, leg.Reason)
+			return
+		}
+		// Of the link-local ones only IPv6's are on every link.
+		onLink := g.OnLink || link.PointToPoint || f == routes.IPv6 && g.Addr.IsLinkLocalUnicast()
+		if !onLink && !slices.ContainsFunc(m.addresses(link.Index, f), holds(g.Addr)) {
 			leg.Reason = fmt.Sprintf("gateway %s is in no subnet of %s: correct it, or if the provider really has it outside, write \"%s onlink\"", g.Addr, c.Interface, g.Addr)
 			m.warn("uplink %s: %s", c.Name, leg.Reason)
 			return
@@ -111,6 +173,14 @@ func familyName(f routes.Family) string {
 func (m *maker) addresses(index int, f routes.Family) []routes.Addr {
 	return slices.DeleteFunc(slices.Clone(m.Facts.Addrs), func(a routes.Addr) bool {
 		return a.Index != index || !a.Global || !a.Usable || routes.FamilyOf(a.Prefix.Addr()) != f
+	})
+}
+
+// ownAddress reports whether a is the router's own; a link-local one has to be
+// on that very interface.
+func (m *maker) ownAddress(a netip.Addr, index int) bool {
+	return slices.ContainsFunc(m.Facts.Addrs, func(o routes.Addr) bool {
+		return o.Prefix.Addr() == a && (o.Index == index || !a.IsLinkLocalUnicast())
 	})
 }
 

@@ -34,12 +34,4 @@ func (m *maker) warnings() {
 	if !slices.ContainsFunc(m.Uplinks, Uplink.Usable) {
 		m.warn("no uplink is usable: everything that would leave by one is answered \"unreachable\"")
 	}
-	for i, u := range m.Uplinks {
-		for j := range i {
-			o := m.Uplinks[j]
-			if u.Interface == o.Interface && u.V4.Nexthop.Gateway.IsValid() && u.V4.Nexthop.Gateway == o.V4.Nexthop.Gateway {
-				m.warn("uplinks %s and %s have the same gateway %s on %s: they are one; give one of them another gateway", o.Name, u.Name, u.V4.Nexthop.Gateway, u.Interface)
-			}
-		}
-	}
 }
