@@ -203,6 +203,17 @@ func (t *Table) dump(message netlink.HeaderType, tableAttribute uint16) ([]netli
 // Watch calls changed after every nftables transaction of another process, and
 // once at the start. changed must not block. Watch returns nil when ctx ends.
 func Watch(ctx context.Context, changed func()) error {
+	for {
+		if err := watch(ctx, changed); !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+		// Overflow: after the error, the kernel goes on losing messages without
+		// a word until the queue is empty (NETLINK_S_CONGESTED), so it takes a
+		// new socket.
+	}
+}
+
+func watch(ctx context.Context, changed func()) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return fmt.Errorf("opening an nftables monitor: %w", err)
@@ -222,9 +233,6 @@ func Watch(ctx context.Context, changed func()) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, unix.ENOBUFS):
-			changed()
-			continue
 		case err != nil:
 			return fmt.Errorf("nftables monitor: %w", err)
 		}

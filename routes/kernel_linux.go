@@ -423,6 +423,17 @@ func unmap(f Family, a netip.Addr) netip.Addr {
 // routes that die with their device and an overflow loses messages anyway.
 // changed must not block. Watch returns nil when ctx ends.
 func Watch(ctx context.Context, neighbour func(netip.Addr) bool, changed func()) error {
+	for {
+		if err := watch(ctx, neighbour, changed); !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+		// Overflow: after the error, the kernel goes on losing messages without
+		// a word until the queue is empty (NETLINK_S_CONGESTED), so it takes a
+		// new socket.
+	}
+}
+
+func watch(ctx context.Context, neighbour func(netip.Addr) bool, changed func()) error {
 	c, err := mdnetlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return fmt.Errorf("opening a routing monitor: %w", err)
@@ -445,9 +456,6 @@ func Watch(ctx context.Context, neighbour func(netip.Addr) bool, changed func())
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, unix.ENOBUFS):
-			changed()
-			continue
 		case err != nil:
 			return fmt.Errorf("routing monitor: %w", err)
 		}
