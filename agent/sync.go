@@ -83,6 +83,13 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		return false, nil
 	}
 
+	staged := routes.Stage(ops, p.Routes)
+	if len(ops) > 0 {
+		d.Log.Debug("writing routes", "before", staged.Before, "after", staged.After, "last", staged.Last)
+	}
+	if err := d.router.Apply(staged.Before); err != nil {
+		return true, err
+	}
 	// Uplinks that leave keep their NAT until no route leads to them.
 	leaving := leavers(state, p.NAT)
 	if !state.Satisfies(rules) {
@@ -99,17 +106,13 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 			}
 		}
 	}
-	first, last := routes.Stages(ops)
-	if len(ops) > 0 {
-		d.Log.Debug("writing routes", "first", first, "last", last)
-		if err := d.router.Apply(first); err != nil {
-			return true, err
-		}
+	if err := d.router.Apply(staged.After); err != nil {
+		return true, err
 	}
 	if err := d.end(leaving, old, p); err != nil {
 		return true, err
 	}
-	if err := d.router.Apply(last); err != nil {
+	if err := d.router.Apply(staged.Last); err != nil {
 		return true, err
 	}
 	if len(leaving) > 0 {

@@ -34,75 +34,113 @@ func (o Op) String() string {
 }
 
 // Diff returns the operations that turn have into want, in an order that is
-// safe at every step: routes appear before the rules that lead to them; what
-// keeps marked packets from going another way (see Stages) disappears last.
+// safe at every step:
+//
+//  1. routes of tables that no rule leads to yet,
+//  2. new rules,
+//  3. changed routes of tables in use,
+//  4. rules and then routes that are not wanted any more.
+//
+// Within 1 and 3 the routes keep want's order: whoever makes the Spec puts the
+// tables that connections are bound to before those that choose among them.
+// Otherwise the second packet of a connection finds no way, or a wrong one.
 func Diff(have, want Spec) []Op {
-	var ops, late []Op
 	haveRoutes := make(map[routeKey]Route, len(have.Routes))
 	for _, r := range have.Routes {
 		haveRoutes[r.key()] = r
 	}
-	wantRoutes := make(map[routeKey]bool, len(want.Routes))
-	for _, r := range sorted(want.Routes, compareRoutes) {
-		wantRoutes[r.key()] = true
-		if old, ok := haveRoutes[r.key()]; !ok || !old.Equal(r) {
-			ops = append(ops, Op{Verb: Replace, Route: &r})
-		}
+	type table struct {
+		family Family
+		number int
 	}
-	for _, r := range sorted(have.Routes, compareRoutes) {
-		if !wantRoutes[r.key()] {
-			late = append(late, Op{Verb: Delete, Route: &r})
-		}
-	}
+	inUse := map[table]bool{}
 	haveRules := make(map[Rule]int, len(have.Rules))
 	for _, r := range have.Rules {
 		haveRules[r]++
+		inUse[table{r.Family, r.Table}] = true
+	}
+	var unused, used, rules, gone []Op
+	wantRoutes := make(map[routeKey]bool, len(want.Routes))
+	for _, r := range want.Routes {
+		wantRoutes[r.key()] = true
+		if old, ok := haveRoutes[r.key()]; ok && old.Equal(r) {
+			continue
+		}
+		op := Op{Verb: Replace, Route: &r}
+		if inUse[table{r.Family, r.Table}] {
+			used = append(used, op)
+		} else {
+			unused = append(unused, op)
+		}
 	}
 	for _, r := range sorted(want.Rules, compareRules) {
 		if haveRules[r] > 0 {
 			haveRules[r]--
 			continue
 		}
-		ops = append(ops, Op{Verb: Add, Rule: &r})
+		rules = append(rules, Op{Verb: Add, Rule: &r})
 	}
 	for _, r := range sorted(have.Rules, compareRules) {
 		if haveRules[r] > 0 {
 			haveRules[r]--
-			ops = append(ops, Op{Verb: Delete, Rule: &r})
+			gone = append(gone, Op{Verb: Delete, Rule: &r})
 		}
 	}
-	return append(ops, late...)
+	for _, r := range sorted(have.Routes, compareRoutes) {
+		if !wantRoutes[r.key()] {
+			gone = append(gone, Op{Verb: Delete, Route: &r})
+		}
+	}
+	return slices.Concat(unused, rules, used, gone)
 }
 
-// Stages splits operations around the moment in which the connections of
-// uplinks that go are deleted. The first stage leads new traffic elsewhere. The
-// last one takes away what keeps the packets of old connections from going
-// another way with the old address: rules on marks with the tables behind them,
-// and it adds the last resorts of tables whose default has gone.
-func Stages(ops []Op) (first, last []Op) {
-	leaving := map[int]bool{}
-	for _, op := range ops {
-		if op.Verb == Delete && op.Rule != nil && op.Rule.Mask != 0 {
-			leaving[op.Rule.Table] = true
+// Staged are operations in the order of a change that also changes NAT rules
+// and connections.
+type Staged struct {
+	// Before the NAT rules: tables that only bound traffic reaches (by mark or
+	// source address), and the rules that lead there. A connection may be bound
+	// as soon as the NAT rules are there.
+	Before []Op
+	// After the NAT rules: everything that leads new traffic somewhere.
+	After []Op
+	// Last, when the connections of uplinks that go are deleted: what keeps
+	// their packets from going another way with the old address. These are
+	// rules on marks with the tables behind them, and last resorts of tables
+	// whose default has gone.
+	Last []Op
+}
+
+// Stage splits what Diff returned for want.
+func Stage(ops []Op, want Spec) Staged {
+	leaving, dying, open := map[int]bool{}, map[int]bool{}, map[int]bool{}
+	for _, r := range want.Rules {
+		if r.Mask == 0 && !r.From.IsValid() {
+			open[r.Table] = true // anybody's packets reach it
 		}
 	}
 	for _, op := range ops {
-		late := false
 		switch {
-		case op.Rule != nil:
-			late = op.Verb == Delete && op.Rule.Mask != 0
-		case op.Verb == Delete:
-			late = leaving[op.Route.Table] || op.Route.Metric == MetricLast
-		default:
-			late = op.Route.Metric == MetricLast && op.Route.Unreachable
-		}
-		if late {
-			last = append(last, op)
-		} else {
-			first = append(first, op)
+		case op.Verb == Delete && op.Rule != nil && op.Rule.Mask != 0:
+			leaving[op.Rule.Table] = true
+		case op.Verb == Delete && op.Route != nil && op.Route.Metric != MetricLast:
+			dying[op.Route.Table] = true
 		}
 	}
-	return first, last
+	var s Staged
+	for _, op := range ops {
+		switch {
+		case op.Verb == Delete && op.Rule != nil && op.Rule.Mask != 0,
+			op.Verb == Delete && op.Route != nil && (leaving[op.Route.Table] || op.Route.Metric == MetricLast),
+			op.Verb == Replace && dying[op.Route.Table] && op.Route.Metric == MetricLast:
+			s.Last = append(s.Last, op)
+		case op.Verb == Add && !open[op.Rule.Table],
+			op.Verb == Replace && !open[op.Route.Table]:
+			s.Before = append(s.Before, op)
+		default:
+			s.After = append(s.After, op)
+		}
+	}
+	return s
 }
 
 func sorted[T any](s []T, compare func(a, b T) int) []T {

@@ -182,8 +182,9 @@ func (r Route) String() string {
 	return b.String()
 }
 
-// Spec is all routing that should exist. It is plain data; the order of Rules
-// and Routes does not matter.
+// Spec is all routing that should exist. It is plain data. Routes are in the
+// order in which they may be changed (see Diff); the order of Rules does not
+// matter.
 type Spec struct {
 	Rules  []Rule
 	Routes []Route

@@ -15,9 +15,10 @@ import (
 type ChurnReport struct {
 	Sources map[netip.Addr]int // connections that were served, per address seen
 	Failed  int
-	Slowest time.Duration // the longest visit that was served
-	Outage  time.Duration // the longest time in which none was served
-	Samples []error       // the first few failures
+	ByAddr  map[netip.Addr]int // failures per address seen; invalid address: it failed before the server said
+	Slowest time.Duration      // the longest visit that was served
+	Outage  time.Duration      // the longest time in which none was served
+	Samples []error            // the first few failures
 }
 
 // String is the report in a line.
@@ -39,7 +40,7 @@ type Churn struct {
 // StartChurn lets workers open a connection each, make two round trips, close it, pause, and so on until Stop is called or ctx ends.
 func StartChurn(ctx context.Context, ns *NS, workers int, pause time.Duration, to Target) *Churn {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &Churn{cancel: cancel, last: time.Now(), report: ChurnReport{Sources: map[netip.Addr]int{}}}
+	c := &Churn{cancel: cancel, last: time.Now(), report: ChurnReport{Sources: map[netip.Addr]int{}, ByAddr: map[netip.Addr]int{}}}
 	for range workers {
 		c.wait.Go(func() {
 			for ctx.Err() == nil {
@@ -72,6 +73,7 @@ func (c *Churn) visit(ctx context.Context, ns *NS, to Target) {
 		c.last = time.Now()
 	case ctx.Err() == nil:
 		c.report.Failed++
+		c.report.ByAddr[seen]++
 		if len(c.report.Samples) < 5 {
 			c.report.Samples = append(c.report.Samples, err)
 		}
@@ -83,7 +85,7 @@ func (c *Churn) Report() ChurnReport {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := c.report
-	r.Sources = maps.Clone(r.Sources)
+	r.Sources, r.ByAddr = maps.Clone(r.Sources), maps.Clone(r.ByAddr)
 	r.Outage = max(r.Outage, time.Since(c.last))
 	return r
 }

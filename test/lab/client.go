@@ -145,7 +145,7 @@ func visit(ctx context.Context, ns *NS, to Target, i int) (netip.Addr, error) {
 	defer c.Close()
 	for range 2 {
 		if err := c.Ping(patience); err != nil {
-			return netip.Addr{}, err
+			return c.Seen.Addr(), err
 		}
 	}
 	return c.Seen.Addr(), c.finish()
