@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -187,7 +188,7 @@ func (s Store) load() ([]value, error) {
 	if json.Unmarshal(b, &saved) != nil {
 		return nil, nil
 	}
-	return slices.DeleteFunc(saved, func(v value) bool { return !strings.HasPrefix(v.Key, "net/") || strings.Contains(v.Key, "..") }), nil
+	return slices.DeleteFunc(saved, func(v value) bool { return !strings.HasPrefix(v.Key, "net/") || path.Clean(v.Key) != v.Key }), nil
 }
 
 // store writes the file atomically.

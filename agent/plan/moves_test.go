@@ -1,0 +1,217 @@
+package plan
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"multiroute/nat"
+	"multiroute/routes"
+)
+
+// Situations of two DHCP uplinks, for tests of what happens between two plans.
+const (
+	twoConfig = `
+[uplink.a]
+interface = "eth1"
+[uplink.b]
+interface = "eth2"
+`
+	oneConfig = `
+[uplink.b]
+interface = "eth2"
+`
+	links = "link eth1 3\nlink eth2 4\n"
+	aUp   = "addr eth1 192.0.2.9/24\ndefault eth1 via 192.0.2.1\n"
+	aNew  = "addr eth1 192.0.2.77/24\ndefault eth1 via 192.0.2.1\n"
+	bUp   = "addr eth2 198.51.100.9/24\ndefault eth2 via 198.51.100.1\n"
+	bNew  = "addr eth2 203.0.113.9/24\ndefault eth2 via 203.0.113.1\n"
+)
+
+const (
+	markA = 0x01000000
+	markB = 0x02000000
+)
+
+// TestEnded asks the hard questions: the kernel changes under the
+// configuration, the configuration changes under the kernel, or both.
+func TestEnded(t *testing.T) {
+	t.Parallel()
+	type step struct{ config, facts string }
+	tests := []struct {
+		name     string
+		from, to step
+		want     []uint32
+	}{
+		{"nothing changes", step{twoConfig, links + aUp + bUp}, step{twoConfig, links + aUp + bUp}, nil},
+		{"b dies", step{twoConfig, links + aUp + bUp}, step{twoConfig, links + aUp}, []uint32{markB}},
+		{"b is dead still", step{twoConfig, links + aUp}, step{twoConfig, links + aUp}, nil},
+		{"b returns", step{twoConfig, links + aUp}, step{twoConfig, links + aUp + bUp}, nil},
+		{"both die: nobody can take over", step{twoConfig, links + aUp + bUp}, step{twoConfig, links}, nil},
+		{"the last one dies", step{twoConfig, links + aUp}, step{twoConfig, links}, nil},
+		{"after both died, b returns first: a's connections go to it", step{twoConfig, links}, step{twoConfig, links + bUp}, []uint32{markA}},
+		{"both return at once", step{twoConfig, links}, step{twoConfig, links + aUp + bUp}, nil},
+		{"one dies while the other returns", step{twoConfig, links + aUp}, step{twoConfig, links + bUp}, []uint32{markA}},
+		{"b has another address", step{twoConfig, links + aUp + bUp}, step{twoConfig, links + aUp + bNew}, []uint32{markB}},
+		{"the only usable one has another address", step{twoConfig, links + bUp}, step{twoConfig, links + bNew}, []uint32{markB}},
+		{"b has another gateway", step{twoConfig, links + aUp + bUp},
+			step{twoConfig, links + aUp + "addr eth2 198.51.100.9/24\ndefault eth2 via 198.51.100.2\n"}, nil},
+		{"b gets a second address", step{twoConfig, links + aUp + bUp},
+			step{twoConfig, links + aUp + bUp + "addr eth2 198.51.100.10/24 secondary\n"}, nil},
+		{"b loses the first of two addresses", step{twoConfig, links + aUp + bUp + "addr eth2 198.51.100.10/24 secondary\n"},
+			step{twoConfig, links + aUp + "addr eth2 198.51.100.10/24\ndefault eth2 via 198.51.100.1\n"}, []uint32{markB}},
+		{"b loses the second of two addresses", step{twoConfig, links + aUp + bUp + "addr eth2 198.51.100.10/24 secondary\n"},
+			step{twoConfig, links + aUp + bUp}, nil},
+		{"a temporary IPv6 address ends", step{twoConfig, links + bUp + "addr eth2 2001:db8::1111/64 secondary\naddr eth2 2001:db8::1/64\ndefault eth2 via fe80::1\n"},
+			step{twoConfig, links + bUp + "addr eth2 2001:db8::1/64\ndefault eth2 via fe80::1\n"}, nil},
+		{"another IPv6 prefix", step{twoConfig, links + bUp + "addr eth2 2001:db8::1/64\ndefault eth2 via fe80::1\n"},
+			step{twoConfig, links + bUp + "addr eth2 2001:db8:1::1/64\ndefault eth2 via fe80::1\n"}, []uint32{markB}},
+		{"IPv6 comes", step{twoConfig, links + bUp}, step{twoConfig, links + bUp + "addr eth2 2001:db8:1::1/64\ndefault eth2 via fe80::1\n"}, nil},
+
+		{"a is removed", step{twoConfig, links + aUp + bUp}, step{oneConfig, links + aUp + bUp}, []uint32{markA}},
+		{"a is removed while b dies", step{twoConfig, links + aUp + bUp}, step{oneConfig, links}, []uint32{markA}},
+		{"a is disabled", step{twoConfig, links + aUp + bUp},
+			step{strings.Replace(twoConfig, `"eth1"`, "\"eth1\"\nenabled = false", 1), links + aUp + bUp}, []uint32{markA}},
+		{"a is renamed", step{twoConfig, links + aUp + bUp}, step{strings.Replace(twoConfig, "uplink.a", "uplink.z", 1), links + aUp + bUp}, []uint32{markA}},
+		{"a moves to another interface", step{twoConfig, links + aUp + bUp + "link eth3 5\n"},
+			step{strings.Replace(twoConfig, "eth1", "eth3", 1), links + bUp + "link eth3 5\naddr eth3 192.0.2.9/24\ndefault eth3 via 192.0.2.1"}, []uint32{markA}},
+		{"another weight", step{twoConfig, links + aUp + bUp}, step{twoConfig + "weight = 9\n", links + aUp + bUp}, nil},
+		{"reordered", step{twoConfig, links + aUp + bUp}, step{"[uplink.b]\ninterface = \"eth2\"\n[uplink.a]\ninterface = \"eth1\"\n", links + aUp + bUp}, nil},
+		{"b's lease changes during a reload that adds an uplink", step{twoConfig, links + aUp + bUp},
+			step{"[uplink.c]\ninterface = \"eth1\"\ngateway = \"192.0.2.2\"\n" + twoConfig, links + aUp + bNew}, []uint32{markB}},
+		{"b's lease changes during a reload that gives it another weight", step{twoConfig, links + aUp + bUp},
+			step{twoConfig + "weight = 9\n", links + aUp + bNew}, []uint32{markB}},
+		{"b's lease changes during a reload that fixes its old address", step{twoConfig, links + aUp + bUp},
+			step{twoConfig + "addresses = [\"198.51.100.9\"]\n", links + aUp + bNew}, []uint32{markB}},
+		{"both leases change, and a is removed", step{twoConfig, links + aUp + bUp}, step{oneConfig, links + aNew + bNew}, []uint32{markA, markB}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c1, c2 := mustConfig(t, tt.from.config), mustConfig(t, tt.to.config)
+			ids := Assign(IDs{}, c1)
+			from := Make(Input{c1, mustFacts(t, tt.from.facts), ids})
+			to := Make(Input{c2, mustFacts(t, tt.to.facts), Assign(ids, c2)})
+			got := Ended(from, to)
+			slices.Sort(got)
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("ended %#x, want %#x", got, tt.want)
+			}
+		})
+	}
+}
+
+// An agent that starts does not know what its predecessor's uplinks were like,
+// so it ends what is bound to an uplink that cannot carry it.
+func TestEndedAtStart(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		facts string
+		want  []uint32
+	}{
+		{links + aUp + bUp, nil},
+		{links + bUp, []uint32{markA}},
+		{links, nil},
+	} {
+		if got := Ended(Plan{}, makePlan(t, twoConfig, tt.facts)); !slices.Equal(got, tt.want) {
+			t.Errorf("%q: ended %#x, want %#x", tt.facts, got, tt.want)
+		}
+	}
+}
+
+// An uplink that comes or goes changes routes, and no nftables rule.
+func TestDeathChangesNoRules(t *testing.T) {
+	t.Parallel()
+	alive := makePlan(t, twoConfig, links+aUp+bUp)
+	for name, facts := range map[string]string{
+		"no address":   links + aUp,
+		"no carrier":   "link eth1 3\nlink eth2 4 nocarrier\n" + aUp + bUp,
+		"no interface": "link eth1 3\n" + aUp,
+		"new lease":    links + aUp + bNew,
+		"all":          links,
+	} {
+		dead := makePlan(t, twoConfig, facts)
+		if diff := cmp.Diff(nat.Compile(alive.NAT).String(), nat.Compile(dead.NAT).String()); diff != "" {
+			t.Errorf("%s: (-alive +dead)\n%s", name, diff)
+		}
+		if len(routes.Diff(alive.Routes, dead.Routes)) == 0 {
+			t.Errorf("%s: no route changes", name)
+		}
+	}
+}
+
+// compiled is what of a plan reaches the kernel.
+func compiled(p Plan) string {
+	return p.Routes.String() + nat.Compile(p.NAT).String() + fmt.Sprint(p.Sysctls)
+}
+
+// The same input gives the same plan, and the order in which the kernel lists
+// links, neighbours, default routes and marks does not change what reaches the
+// kernel. (The order of addresses does: masquerade goes by it, too.)
+func TestDeterminism(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(3, 4))
+	for _, dir := range []string{"router-nic-per-uplink-ipv6", "single-nic-lan-too", "single-nic-one-ra", "dhcp", "ppp", "foreign", "same-gateway-learned"} {
+		c := mustConfig(t, readFile(t, "testdata/"+dir+"/config.toml"))
+		f := mustFacts(t, readFile(t, "testdata/"+dir+"/facts"))
+		ids := Assign(IDs{}, c)
+		want := Make(Input{c, f, ids})
+		if again := Make(Input{c, f, ids}); !reflect.DeepEqual(want, again) {
+			t.Errorf("%s: two plans of one input differ", dir)
+		}
+		links := f.Links
+		for range 20 {
+			f.Links = slices.Clone(links)
+			shuffle(r, f.Links)
+			shuffle(r, f.Defaults)
+			shuffle(r, f.Neighbours)
+			shuffle(r, f.Marks)
+			got := Make(Input{c, f, ids})
+			// Which forwarding switches follow the global one is a set.
+			for i := range got.Sysctls {
+				got.Sysctls[i].Implied = sortedCopy(got.Sysctls[i].Implied)
+			}
+			first := want
+			first.Sysctls = slices.Clone(want.Sysctls)
+			for i := range first.Sysctls {
+				first.Sysctls[i].Implied = sortedCopy(first.Sysctls[i].Implied)
+			}
+			if diff := cmp.Diff(compiled(first), compiled(got)); diff != "" {
+				t.Fatalf("%s: (-want +got)\n%s", dir, diff)
+			}
+		}
+	}
+}
+
+// The order of the configuration does not change what reaches the kernel.
+func TestOrderOfUplinks(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{"router-nic-per-uplink-ipv6", "single-nic-lan-too", "single-nic-one-ra", "dhcp"} {
+		c := mustConfig(t, readFile(t, "testdata/"+dir+"/config.toml"))
+		f := mustFacts(t, readFile(t, "testdata/"+dir+"/facts"))
+		ids := Assign(IDs{}, c)
+		want := Make(Input{c, f, ids})
+		turned := *c
+		turned.Uplinks = slices.Clone(c.Uplinks)
+		slices.Reverse(turned.Uplinks)
+		got := Make(Input{&turned, f, Assign(ids, &turned)})
+		if diff := cmp.Diff(want.Routes.String()+nat.Compile(want.NAT).String(), got.Routes.String()+nat.Compile(got.NAT).String()); diff != "" {
+			t.Errorf("%s: (-want +got)\n%s", dir, diff)
+		}
+	}
+}
+
+func shuffle[T any](r *rand.Rand, s []T) {
+	r.Shuffle(len(s), func(i, j int) { s[i], s[j] = s[j], s[i] })
+}
+
+func sortedCopy(s []string) []string {
+	s = slices.Clone(s)
+	slices.Sort(s)
+	return s
+}
