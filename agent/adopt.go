@@ -11,8 +11,12 @@ import (
 // adopt deals with connections that began while our rules were not there. One
 // that uses an uplink's address is bound to that uplink and goes on. One that
 // would leave by an uplink un-NATed can never be NATed any more and is deleted;
-// its next packet begins a new connection.
+// its next packet begins a new connection. It does so once after each time that
+// our table was not there.
 func (d *daemon) adopt(p plan.Plan) error {
+	if !d.fresh {
+		return nil
+	}
 	inside, err := d.router.MainPrefixes()
 	if err != nil {
 		return err
@@ -48,6 +52,7 @@ func (d *daemon) adopt(p plan.Plan) error {
 		return err
 	}
 	ended, err := d.tracker.DeleteAll(end)
+	d.fresh = err != nil
 	if bound+ended > 0 {
 		d.Log.Info("connections that began before the rules", "bound_to_their_uplink", bound, "deleted_because_not_nated", ended)
 	}

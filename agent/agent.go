@@ -93,6 +93,8 @@ type daemon struct {
 	ids     plan.IDs
 	plan    plan.Plan   // the newest
 	ruleset nat.Ruleset // compiled from plan
+	settled plan.Plan   // the newest whose connections were dealt with
+	fresh   bool        // our table was not there, and connections of that time are not dealt with
 	applied bool        // plan and ruleset were once written or found in the kernel
 	ready   bool
 	states  map[string]uplinkState
@@ -235,15 +237,19 @@ func (d *daemon) loop(ctx context.Context) error {
 			next.Reset(max(0, time.Until(at)))
 		}
 	}
+	rearm := func() {
+		if d.drift.pending || d.retry > 0 {
+			arm(time.Now().Add(max(d.retry, patience)))
+		}
+	}
+	rearm() // what start left to do
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case call := <-d.calls:
 			call()
-			if d.drift.pending || d.retry > 0 {
-				arm(time.Now().Add(max(d.retry, patience)))
-			}
+			rearm()
 			continue
 		case _, ok := <-d.Reload:
 			if !ok {
@@ -253,6 +259,7 @@ func (d *daemon) loop(ctx context.Context) error {
 			if _, err := d.reload(); err != nil {
 				d.Log.Error("reload failed; the old configuration stays in force", "err", err)
 			}
+			rearm()
 			continue
 		case <-d.dirty:
 			arm(last.Add(gap))

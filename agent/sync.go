@@ -72,12 +72,21 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		wrong = nil
 	}
 	ops := routes.Diff(have, p.Routes)
-	fresh, old := !state.Exists, d.plan
+	if !state.Exists {
+		d.fresh = true
+	}
 	if !d.mend(now, state, have, p, rules) {
 		return false, nil
 	}
 	d.adoptPlan(now, p, rules)
 	if state.Satisfies(rules) && len(ops) == 0 && len(wrong) == 0 {
+		// What a failure, or the end of a predecessor, kept from being done.
+		if err := d.end(nil, p); err != nil {
+			return false, err
+		}
+		if err := d.adopt(p); err != nil {
+			return false, err
+		}
 		d.applied, d.ready = true, true
 		d.drift.pending = false
 		return false, nil
@@ -109,7 +118,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	if err := d.router.Apply(staged.After); err != nil {
 		return true, err
 	}
-	if err := d.end(leaving, old, p); err != nil {
+	if err := d.end(leaving, p); err != nil {
 		return true, err
 	}
 	if err := d.router.Apply(staged.Last); err != nil {
@@ -130,10 +139,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		return true, err
 	}
 	d.applied = true
-	if fresh {
-		return true, d.adopt(p)
-	}
-	return true, nil
+	return true, d.adopt(p)
 }
 
 // leavers are the uplinks that the rules in the kernel serve and the new ones
@@ -157,13 +163,12 @@ func leavers(state nat.State, want nat.Spec) []nat.Uplink {
 	return gone
 }
 
-// end deletes the connections that cannot go on. Routes lead elsewhere by now.
-func (d *daemon) end(leaving []nat.Uplink, old, p plan.Plan) error {
+// end deletes the connections that cannot go on since the last plan for which
+// that succeeded. Routes lead elsewhere by now.
+func (d *daemon) end(leaving []nat.Uplink, p plan.Plan) error {
 	marks := map[uint32]bool{}
-	if old.NAT.Mask == p.NAT.Mask {
-		for _, m := range plan.Ended(old, p) {
-			marks[m] = true
-		}
+	for _, m := range plan.Ended(d.settled, p) {
+		marks[m] = true
 	}
 	for _, u := range leaving {
 		if u.Mark != 0 {
@@ -175,7 +180,11 @@ func (d *daemon) end(leaving []nat.Uplink, old, p plan.Plan) error {
 		d.Log.Info("ending the connections of an uplink that cannot carry them any more", "mark", fmt.Sprintf("%#x", m))
 		errs = append(errs, d.tracker.DeleteByMark(m, p.NAT.Mask))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	d.settled = p
+	return nil
 }
 
 // mend decides about what is missing in the kernel although it was there and
@@ -205,14 +214,14 @@ func (d *daemon) mend(now time.Time, state nat.State, have routes.Spec, p plan.P
 			d.drift.due = now.Add(patience)
 		}
 	}
-	if now.Before(d.drift.due) {
+	// A failover does not wait for somebody else's fight with us.
+	changed := !sameRuleset(rules, d.ruleset) || len(routes.Diff(d.plan.Routes, p.Routes)) > 0
+	if now.Before(d.drift.due) && !changed {
 		return false
 	}
-	if !d.drift.limiter.AllowN(now, 1) {
+	if !changed && !d.drift.limiter.AllowN(now, 1) {
 		d.drift.due = now.Add(repairEvery / 4)
-		if len(lost) > 0 {
-			d.Log.Error("another program keeps removing our rules: repairs are limited; find it and stop it", "lost", brief(lost))
-		}
+		d.Log.Error("another program keeps removing our rules: repairs are limited; find it and stop it", "lost", brief(slices.Concat(lost, gone)))
 		return false
 	}
 	d.drift.pending = false

@@ -41,6 +41,20 @@ func (c Chain) base() string {
 	return base(string(c.Type), hookNumbers[c.Hook], c.Priority)
 }
 
+// State returns what the kernel holds once r is written: for those who look
+// ahead, and for tests without a kernel.
+func (r Ruleset) State() State {
+	s := State{Exists: true, chains: map[string]chainState{}}
+	for _, c := range r.Chains {
+		held := chainState{base: c.base()}
+		for _, rule := range c.Rules {
+			held.rules = append(held.rules, rule.Fingerprint())
+		}
+		s.chains[c.Name] = held
+	}
+	return s
+}
+
 // hookNumbers are the kernel's (linux/netfilter.h, enum nf_inet_hooks).
 var hookNumbers = map[Hook]uint32{
 	Prerouting: 0, Forward: 2, Output: 3, Postrouting: 4,
