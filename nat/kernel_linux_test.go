@@ -116,7 +116,7 @@ func TestKernelMany(t *testing.T) {
 	start := time.Now()
 	k.write(want)
 	t.Logf("64 uplinks, 2000 port forwards: %v", time.Since(start))
-	if got := k.elements(); got < 2000 {
+	if got := k.elements(portForwards); got < 2000 {
 		t.Errorf("the maps of port forwards hold %d elements, wanted at least 2000", got)
 	}
 	start = time.Now()
@@ -124,8 +124,10 @@ func TestKernelMany(t *testing.T) {
 	t.Logf("nothing to write: %v", time.Since(start))
 }
 
-// elements counts the elements of all maps with concatenated keys.
-func (k *kernel) elements() int {
+func portForwards(s *nftables.Set) bool { return s.Concatenation || s.KeyType.Bytes == 8 }
+
+// elements counts the elements of the sets that are asked for.
+func (k *kernel) elements(which func(*nftables.Set) bool) int {
 	k.t.Helper()
 	sets, err := k.foreign.GetSets(ourTable())
 	if err != nil {
@@ -133,7 +135,7 @@ func (k *kernel) elements() int {
 	}
 	n := 0
 	for _, s := range sets {
-		if !s.Concatenation && s.KeyType.Bytes != 8 {
+		if !which(s) {
 			continue
 		}
 		elements, err := k.foreign.GetSetElements(s)
@@ -158,8 +160,19 @@ func TestKernelElements(t *testing.T) {
 		}
 		k := newKernel(t)
 		k.write(Compile(s))
-		if got := k.elements(); got != n {
+		if got := k.elements(portForwards); got != n {
 			t.Errorf("%d port forwards became %d elements", n, got)
+		}
+		s.Forwards = nil
+		for i := range n {
+			s.Routed = append(s.Routed, prefix32([4]byte{203, byte(i >> 15), byte(i >> 7), byte(i << 1)}))
+		}
+		s.Guard = false // so that there is one set of them
+		k.write(Compile(s))
+		want := 2*n + 1 // a beginning and an end each, and the kernel's end of everything before the first
+		got := k.elements(func(s *nftables.Set) bool { return s.Interval })
+		if n > 1 && got != want && got != want-1 {
+			t.Errorf("%d prefixes became %d elements, wanted %d", n, got, want)
 		}
 	}
 }
