@@ -147,9 +147,8 @@ func Run(ctx context.Context, o Options) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d := &daemon{Options: o, router: k, table: t, tracker: ct, sysctl: sysctlStore(cfg), stop: cancel,
-		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{},
-		drift: drift{limiter: rate.NewLimiter(rate.Every(repairEvery), repairBurst)}}
+	d := newDaemon(o, k, t, ct, sysctlStore(cfg))
+	d.stop = cancel
 	d.warnings = listener.Warnings
 	if squatted != nil {
 		d.warnings = append(d.warnings, squatted.Error())
@@ -172,6 +171,12 @@ func Run(ctx context.Context, o Options) error {
 	}
 	o.Log.Info("stopped; the data plane goes on without the agent")
 	return nil
+}
+
+func newDaemon(o Options, r router, t table, c tracker, s sysctl.Store) *daemon {
+	return &daemon{Options: o, router: r, table: t, tracker: c, sysctl: s, stop: func() {},
+		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{},
+		drift: drift{limiter: rate.NewLimiter(rate.Every(repairEvery), repairBurst)}}
 }
 
 // sysctlStore keeps first values beside the control socket.
