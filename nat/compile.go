@@ -259,6 +259,11 @@ func (c *compiler) ownOut(name string) string {
 		return "own-out"
 	}
 	var rules []Rule
+	if len(c.networks(name)) > 0 {
+		// Clients here must not be told to go to the gateways by themselves;
+		// IPv6 has no sysctl for that (ip6_forward, net/ipv6/ip6_output.c).
+		rules = append(rules, Rule{Match{Field: ICMPv6Type, Values: []Value{redirect}}, Verdict{Kind: Drop}})
+	}
 	for _, v6 := range []bool{false, true} {
 		if g := addresses(family(gatewaysOf(c.byInterface[name]), v6)); len(g) > 0 {
 			rules = append(rules, Rule{Match{Field: nexthop(v6), Values: g}, Verdict{Goto, "own-out"}})
@@ -543,6 +548,7 @@ var (
 	snat        = bits("snat", 1<<4)
 	dnatted     = bits("dnat", 1<<5)
 	local       = bits("local", 2)
+	redirect    = Value{Text: "nd-redirect", Raw: "\x89"} // linux/icmpv6.h NDISC_REDIRECT
 	reply       = Value{Text: "reply", Raw: "\x01"}
 	ipv4        = Value{Text: "ipv4", Raw: "\x02"}
 	ipv6        = Value{Text: "ipv6", Raw: "\x0a"}

@@ -120,6 +120,10 @@ func (e *encoded) load(f Field, mask uint32) {
 		e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg})
 	case DestPort:
 		e.add(payload(expr.PayloadBaseTransportHeader, 2, 2))
+	case ICMPv6Type:
+		only(unix.NFPROTO_IPV6)
+		e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_ICMPV6}},
+			payload(expr.PayloadBaseTransportHeader, 0, 1))
 	case DestType:
 		e.add(&expr.Fib{Register: reg, FlagDADDR: true, ResultADDRTYPE: true})
 	case IPv6:
@@ -284,6 +288,8 @@ func keyType(f Field) nftables.SetDatatype {
 		return nftables.TypeCTStatus
 	case ConnDirection:
 		return nftables.TypeCTDir
+	case ICMPv6Type:
+		return nftables.TypeICMP6Type
 	case DestType:
 		return nftables.TypeFIBAddr
 	case IPv6:

@@ -239,6 +239,8 @@ func (p *packet) field(f Field, mask uint32) (string, bool) {
 			return local.Raw, true
 		}
 		return number(1), true
+	case ICMPv6Type:
+		return "\x80", p.dst.Is6() && p.proto == 58 // an echo request
 	case IPv6:
 		return nfproto(p.dst.Is6()).Raw, true
 	}

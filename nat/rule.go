@@ -83,10 +83,11 @@ const (
 	DestPort
 	DestType // address type of the destination for routing (fib)
 	IPv6     // whether the packet is IPv6
+	ICMPv6Type
 )
 
 var fieldText = [...]string{"iifname", "oifname", "ct mark", "ct state", "ct status", "ct direction", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
-	"rt ip nexthop", "rt ip6 nexthop", "ether saddr", "meta l4proto", "th dport", "fib daddr type", "meta nfproto"}
+	"rt ip nexthop", "rt ip6 nexthop", "ether saddr", "meta l4proto", "th dport", "fib daddr type", "meta nfproto", "icmpv6 type"}
 
 // Value is one value of a field: as nft writes it and as the kernel compares
 // it. Hi is set for a range (the last value in it).

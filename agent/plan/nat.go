@@ -45,8 +45,10 @@ func (m *maker) nat() {
 		if link == nil {
 			continue
 		}
-		for _, a := range slices.Concat(m.addresses(link.Index, routes.IPv4), m.addresses(link.Index, routes.IPv6)) {
-			s.Networks = append(s.Networks, nat.Network{Interface: name, Prefix: a.Prefix.Masked()})
+		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+			for _, p := range m.clientNetworks(link.Index, f) {
+				s.Networks = append(s.Networks, nat.Network{Interface: name, Prefix: p})
+			}
 		}
 	}
 	for _, f := range m.families() {
@@ -64,6 +66,24 @@ func (m *maker) nat() {
 		}
 		s.Forwards = append(s.Forwards, f)
 	}
+}
+
+// clientNetworks are the subnets of clients on an interface that uplinks use
+// too: those with no uplink in them; where there is none, clients and gateways
+// share the uplinks' own.
+func (m *maker) clientNetworks(index int, f routes.Family) []netip.Prefix {
+	var apart, all []netip.Prefix
+	for _, a := range m.addresses(index, f) {
+		p := a.Prefix.Masked()
+		all = append(all, p)
+		if !slices.ContainsFunc(m.Uplinks, func(u Uplink) bool { return slices.ContainsFunc(u.leg(f).Addresses, p.Contains) }) {
+			apart = append(apart, p)
+		}
+	}
+	if len(apart) > 0 {
+		return apart
+	}
+	return all
 }
 
 func (m *maker) macs(h routes.Nexthop) [][6]byte {

@@ -11,8 +11,9 @@ import (
 	"multiroute/test/rig"
 )
 
-// connections is how many each case opens.
-const connections = 2000
+// connections is how many each case opens: enough for chance to stay well within
+// 3 points.
+const connections = 4000
 
 // TestSpread: the server sees connections by weight, each with one address,
 // and no provider sees an address that is not its customer's.
