@@ -259,9 +259,17 @@ func both(a, b routes.Spec) routes.Spec {
 
 func sameRuleset(a, b nat.Ruleset) bool { return reflect.DeepEqual(a, b) }
 
+// equal reports whether two configurations mean the same, wherever it is
+// written.
 func equal(a, b *config.Config) bool {
 	x, y := *a, *b
 	x.Files, y.Files = nil, nil
+	for _, c := range []*config.Config{&x, &y} {
+		c.Uplinks = slices.Clone(c.Uplinks)
+		for i := range c.Uplinks {
+			c.Uplinks[i].Pos = ""
+		}
+	}
 	return reflect.DeepEqual(x, y)
 }
 

@@ -1,0 +1,484 @@
+package agent
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"multiroute/agent/plan"
+	"multiroute/nat"
+	"multiroute/routes"
+)
+
+// TestFirstInstall: NAT and guard before anything that sends packets there,
+// forwarding after all that, and what began before last.
+func TestFirstInstall(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, twoUplinks)
+	if err := r.start(r.load()); err != nil {
+		t.Fatal(err)
+	}
+	r.holds()
+	at := func(part string) int {
+		t.Helper()
+		i := slices.IndexFunc(r.k.calls, func(c string) bool { return strings.Contains(c, part) })
+		if i < 0 {
+			t.Fatalf("no %q in\n%s", part, strings.Join(r.k.calls, "\n"))
+		}
+		return i
+	}
+	order := []int{at("nft 1-a 2-b, ip_forward is 0"), at("route replace default table 20003"), at("rule add pref 32765"), at("list connections 0x0/0xff000000, ip_forward is 1")}
+	if !slices.IsSorted(order) {
+		t.Errorf("order %d of\n%s", order, strings.Join(r.k.calls, "\n"))
+	}
+	if !r.ready || !r.applied || len(r.k.deleted) > 0 {
+		t.Errorf("ready %t, applied %t, deleted %#x", r.ready, r.applied, r.k.deleted)
+	}
+}
+
+// A pass that finds nothing to do writes nothing, whatever it found before.
+func TestNothingToDo(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	for range 3 {
+		r.mustPass(time.Second)
+	}
+	if _, err := r.reload(); err != nil {
+		t.Fatal(err)
+	}
+	r.wrote()
+
+	// A new daemon finds its predecessor's state.
+	next := newDaemon(r.Options, r.k, fakeTable{r.k}, r.k, r.sysctl)
+	if err := next.start(r.load()); err != nil {
+		t.Fatal(err)
+	}
+	r.wrote()
+	if !next.ready || !next.ids.Equal(r.ids) {
+		t.Errorf("ready %t, ids %v, had %v", next.ready, next.ids, r.ids)
+	}
+}
+
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	r.carrier("eth1", false)
+	r.mustPass(time.Second)
+	r.holds()
+	last := len(r.k.writes) - 1
+	for i, w := range r.k.writes {
+		if strings.HasPrefix(w, "nft") {
+			t.Errorf("a rule was written: %s", w)
+		}
+		if strings.Contains(w, "table 20003") && i > slices.Index(r.k.writes, "delete connections 0x1000000/0xff000000, ip_forward is 1") {
+			t.Errorf("connections ended before they had another way (of %d writes):\n%s", last, strings.Join(r.k.writes, "\n"))
+		}
+	}
+	if !slices.Equal(r.k.deleted, []uint32{markA}) {
+		t.Errorf("deleted %#x", r.k.deleted)
+	}
+	if log := r.log.take(); !strings.Contains(log, `msg="uplink is down" uplink=a reason="interface eth1 has no carrier (cable, modem)"`) {
+		t.Errorf("log:\n%s", log)
+	}
+
+	r.forget()
+	r.carrier("eth1", true)
+	r.mustPass(time.Second)
+	r.holds()
+	if len(r.k.deleted) > 0 {
+		t.Errorf("failback deleted %#x", r.k.deleted)
+	}
+}
+
+// With nobody to take over, connections wait for their uplink; they end when
+// another one comes back first.
+func TestEverythingDown(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	r.carrier("eth1", false)
+	r.carrier("eth2", false)
+	r.mustPass(time.Second)
+	if len(r.k.deleted) > 0 {
+		t.Errorf("deleted %#x", r.k.deleted)
+	}
+	r.carrier("eth2", true)
+	r.mustPass(time.Second)
+	if !slices.Equal(r.k.deleted, []uint32{markA}) {
+		t.Errorf("deleted %#x, want a's", r.k.deleted)
+	}
+	r.holds()
+}
+
+// An uplink that is removed keeps its NAT until no route leads to it.
+func TestRemoval(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	r.write(onlyB)
+	if _, err := r.reload(); err != nil {
+		t.Fatal(err)
+	}
+	r.holds()
+	order := []int{
+		slices.IndexFunc(r.k.writes, func(w string) bool { return strings.Contains(w, "table 20003 ") }),
+		slices.Index(r.k.writes, "delete connections 0x1000000/0xff000000, ip_forward is 1"),
+		slices.IndexFunc(r.k.writes, func(w string) bool { return strings.Contains(w, "rule del pref 10200 fwmark 0x1000000") }),
+		slices.Index(r.k.writes, "nft 2-b, ip_forward is 1"),
+	}
+	if !slices.IsSorted(order) || order[0] < 0 {
+		t.Errorf("order %d of\n%s", order, strings.Join(r.k.writes, "\n"))
+	}
+	for _, w := range r.k.writes[:order[1]] {
+		if strings.HasPrefix(w, "nft") && !strings.Contains(w, "1-a") {
+			t.Errorf("a lost its NAT too early: %s", w)
+		}
+	}
+}
+
+// scenario is a change after which the kernel must hold the wanted state and
+// these marks' connections must have been deleted.
+type scenario struct {
+	name    string
+	change  func(*rig)
+	deleted []uint32
+}
+
+var scenarios = []scenario{
+	{"failover", func(r *rig) { r.carrier("eth1", false) }, []uint32{markA}},
+	{"renumbered", func(r *rig) { r.k.facts.Addrs[1].Prefix = netip.MustParsePrefix("192.0.2.99/24") }, []uint32{markA}},
+	{"removal", func(r *rig) { r.write(onlyB); r.accept(r.load()) }, []uint32{markA}},
+	{"another interface", func(r *rig) {
+		r.write(strings.NewReplacer("eth1", "eth0", "192.0.2.1", "192.168.0.254", `["eth0"]`, `["eth1"]`).Replace(twoUplinks))
+		r.accept(r.load())
+	}, []uint32{markA}},
+	{"all rules lost", func(r *rig) { r.k.state, r.k.have = nat.State{}, routes.Spec{} }, nil},
+}
+
+// Whatever call fails, and however often: the error is returned, and a later
+// pass gets everywhere that it would have got without, connections included.
+func TestFailureAtEachStep(t *testing.T) {
+	t.Parallel()
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			for n, done := 1, false; !done; n++ {
+				r := started(t, twoUplinks)
+				s.change(r)
+				r.k.failAt = n
+				err := r.pass(r.now)
+				if r.drift.pending { // rules are put back after a while
+					r.now = r.drift.due
+					err = r.pass(r.now)
+				}
+				done = len(r.k.calls) < n
+				r.k.failAt = 0
+				if (err == nil) != done {
+					t.Fatalf("call %d of %d failed: error %v", n, len(r.k.calls), err)
+				}
+				if err != nil && !errors.Is(err, errKernel) {
+					t.Fatal(err)
+				}
+				r.mustPass(time.Second)
+				r.mustPass(time.Second)
+				r.holds()
+				slices.Sort(r.k.deleted)
+				if !slices.Equal(slices.Compact(r.k.deleted), s.deleted) {
+					t.Errorf("call %d (%s) failed: deleted %#x, want %#x", n, r.k.calls[min(n, len(r.k.calls))-1], r.k.deleted, s.deleted)
+				}
+				if t.Failed() {
+					return
+				}
+			}
+		})
+	}
+}
+
+// The agent dies at each step; the next one converges, and ends what the
+// first would have.
+func TestDeathAtEachStep(t *testing.T) {
+	t.Parallel()
+	for _, s := range scenarios {
+		if s.name == "renumbered" || s.name == "another interface" {
+			continue // the next one cannot know what was before
+		}
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			for n, done := 1, false; !done; n++ {
+				r := started(t, twoUplinks)
+				s.change(r)
+				r.k.failAt = n
+				r.applied = false // do not wait for other programs
+				_ = r.pass(r.now)
+				done = len(r.k.calls) < n
+				r.k.failAt = 0
+				next := newDaemon(r.Options, r.k, fakeTable{r.k}, r.k, r.sysctl)
+				if err := next.start(r.load()); err != nil {
+					t.Fatal(err)
+				}
+				r.daemon = next
+				r.holds()
+				for _, m := range s.deleted {
+					if !slices.Contains(r.k.deleted, m) {
+						t.Fatalf("died at call %d (%s): %#x was not deleted", n, r.k.calls[min(n, len(r.k.calls))-1], m)
+					}
+				}
+				if t.Failed() {
+					return
+				}
+			}
+		})
+	}
+}
+
+func TestFailureAtFirstInstall(t *testing.T) {
+	t.Parallel()
+	for n := 1; ; n++ {
+		r := newRig(t, twoUplinks)
+		r.k.entries = testEntries()
+		r.k.failAt = n
+		err := r.start(r.load())
+		if len(r.k.calls) < n {
+			return
+		}
+		if !errors.Is(err, errKernel) {
+			t.Fatalf("call %d: %v", n, err)
+		}
+		if r.cfg == nil {
+			continue // failed before it began
+		}
+		r.mustPass(time.Second)
+		r.holds()
+		if len(r.k.bound) == 0 || len(r.k.ended) == 0 {
+			t.Fatalf("call %d (%s) failed: connections of before were forgotten: bound %d, ended %d", n, r.k.calls[n-1], len(r.k.bound), len(r.k.ended))
+		}
+	}
+}
+
+// TestRepairs: what somebody else takes away comes back.
+func TestRepairs(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name  string
+		take  func(*fake)
+		delay time.Duration
+		log   string
+	}{
+		{"the whole table", func(k *fake) { k.state = nat.State{} }, patience, "table inet multiroute"},
+		{"dormant", func(k *fake) { k.state.Dormant = true }, patience, "made dormant"},
+		{"an ip rule", func(k *fake) { k.have.Rules = k.have.Rules[1:] }, patience, "ip -4 rule pref 10"},
+		{"a route", func(k *fake) { k.have.Routes = k.have.Routes[1:] }, 0, "ip -4 route "},
+		{"everything", func(k *fake) { k.have, k.state = routes.Spec{}, nat.State{} }, patience, "ip -4 rule pref"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := started(t, twoUplinks)
+			tt.take(r.k)
+			if tt.delay > 0 {
+				r.mustPass(time.Second)
+				r.wrote()
+				if !r.drift.pending || r.drift.due.Sub(r.now) != tt.delay {
+					t.Fatalf("pending %t, due in %s", r.drift.pending, r.drift.due.Sub(r.now))
+				}
+				r.mustPass(tt.delay - 1)
+				r.wrote()
+				r.mustPass(1)
+			} else {
+				r.mustPass(time.Second)
+			}
+			r.holds()
+			if r.drift.repairs != 1 || r.drift.pending || !r.drift.last.Equal(r.now) {
+				t.Errorf("repairs %d, pending %t, last %s", r.drift.repairs, r.drift.pending, r.drift.last)
+			}
+			if log := r.log.take(); !strings.Contains(log, "something of ours was missing") || !strings.Contains(log, tt.log) {
+				t.Errorf("log:\n%s", log)
+			}
+		})
+	}
+}
+
+// A fight with another program costs a bounded number of repairs, says so, and
+// does not hold a failover back.
+func TestRepairsAreLimited(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	steal := func() { r.k.have.Rules = slices.DeleteFunc(r.k.have.Rules, func(u routes.Rule) bool { return u.Mark == markB }) }
+	for range 100 {
+		steal()
+		r.mustPass(patience) // seen
+		r.mustPass(patience) // due
+	}
+	const most = repairBurst + uint64(100*2*patience/repairEvery) + 1
+	if got := r.drift.repairs; got < repairBurst || got > most {
+		t.Errorf("%d repairs, want %d to %d", got, repairBurst, most)
+	}
+	if log := r.log.take(); !strings.Contains(log, "another program keeps removing our rules") || !strings.Contains(log, "fwmark 0x2000000") {
+		t.Errorf("it is not said:\n%s", log)
+	}
+	steal()
+	r.drift.limiter.AllowN(r.now, 1)
+	r.carrier("eth1", false)
+	r.forget()
+	r.mustPass(time.Millisecond)
+	r.holds()
+	if !slices.Equal(r.k.deleted, []uint32{markA}) {
+		t.Errorf("the failover waits: deleted %#x", r.k.deleted)
+	}
+}
+
+// What somebody puts back by himself is no repair of ours.
+func TestPutBackInTime(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	state := r.k.state
+	r.k.state = nat.State{}
+	r.mustPass(time.Second)
+	r.k.state = state
+	r.mustPass(patience)
+	r.wrote()
+	if r.drift.pending || r.drift.repairs != 0 {
+		t.Errorf("pending %t, repairs %d", r.drift.pending, r.drift.repairs)
+	}
+}
+
+// A kernel that does not keep what is written must not make a pass endless.
+func TestKernelForgets(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, twoUplinks)
+	r.k.failWith = func(call string) bool {
+		r.k.state = nat.State{}
+		return false
+	}
+	err := r.start(r.load())
+	if n := len(r.k.calls); n > 200 {
+		t.Errorf("%d calls", n)
+	}
+	if err == nil && r.ready {
+		t.Error("it is ready, and the kernel holds nothing")
+	}
+}
+
+func TestUnmanagedSysctls(t *testing.T) {
+	t.Parallel()
+	r := started(t, strings.Replace(twoUplinks, "[router]", "[router]\nmanage_sysctls = false", 1))
+	if got := r.k.forward(); got != "0" {
+		t.Errorf("ip_forward is %s", got)
+	}
+	if !slices.Contains(r.plan.Warnings, "sysctl net.ipv4.ip_forward is 0, needed is 1 (manage_sysctls = false)") {
+		t.Errorf("warnings %q", r.plan.Warnings)
+	}
+	if !r.ready {
+		t.Error("not ready")
+	}
+}
+
+// Sysctls that somebody changes come back.
+func TestSysctlDrift(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	if err := os.WriteFile(filepath.Join(r.sysctl.Root, "net/ipv4/ip_forward"), []byte("0"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.mustPass(resync)
+	if got := r.k.forward(); got != "1" {
+		t.Errorf("ip_forward is %s", got)
+	}
+	if log := r.log.take(); !strings.Contains(log, `key=net/ipv4/ip_forward was=0 now=1`) {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+func TestReload(t *testing.T) {
+	t.Parallel()
+	t.Run("the same", func(t *testing.T) {
+		t.Parallel()
+		r := started(t, twoUplinks)
+		r.write("# a comment\n" + twoUplinks)
+		got, err := r.reload()
+		if err != nil || got.Changed || got.Generation != 1 || len(got.Changes) > 0 {
+			t.Errorf("%+v, %v", got, err)
+		}
+		r.wrote()
+	})
+	t.Run("another weight", func(t *testing.T) {
+		t.Parallel()
+		r := started(t, twoUplinks)
+		r.write(twoUplinks + "weight = 3\n")
+		got, err := r.reload()
+		want := []string{"policy default: a weight 1, b weight 3", "1 routing operations"}
+		if err != nil || !got.Changed || got.Generation != 2 || !slices.Equal(got.Changes, want) {
+			t.Errorf("%+v, %v", got, err)
+		}
+		r.wrote("ip -4 route replace default table 20003 src 192.168.0.1 proto 77 nexthop via 192.0.2.1 dev eth1 weight 1 nexthop via 198.51.100.1 dev eth2 weight 3")
+	})
+	t.Run("wrong", func(t *testing.T) {
+		t.Parallel()
+		r := started(t, twoUplinks)
+		r.write(twoUplinks + "wieght = 3\n")
+		if _, err := r.reload(); err == nil || !strings.Contains(err.Error(), "agent.toml:14: uplink.b.wieght") {
+			t.Errorf("error %v", err)
+		}
+		if len(r.k.calls) > 0 {
+			t.Errorf("the kernel was asked: %q", r.k.calls)
+		}
+		s := r.status()
+		if s.Config.Generation != 1 || s.Config.Error == nil || !strings.Contains(*s.Config.Error, "wieght") {
+			t.Errorf("status %+v", s.Config)
+		}
+		r.write(twoUplinks)
+		if _, err := r.reload(); err != nil || r.status().Config.Error != nil {
+			t.Errorf("after it was corrected: %v", err)
+		}
+	})
+	t.Run("another mask", func(t *testing.T) {
+		t.Parallel()
+		r := started(t, twoUplinks)
+		r.write(strings.Replace(twoUplinks, "[router]", "[router]\nmark_mask = \"0xff00\"", 1))
+		if _, err := r.reload(); err == nil || !strings.Contains(err.Error(), "agent purge") {
+			t.Errorf("error %v", err)
+		}
+		r.wrote()
+	})
+	t.Run("refused by the kernel", func(t *testing.T) {
+		t.Parallel()
+		r := started(t, twoUplinks)
+		ids, have := r.ids, r.k.have
+		r.write(onlyB + "destinations = [\"10.0.0.0/8\"]\n[uplink.c]\ninterface = \"eth1\"\ngateway = \"192.0.2.1\"\ngateway6 = \"off\"\n")
+		r.k.failWith = func(call string) bool { return strings.Contains(call, "10.0.0.0/8") && !strings.Contains(call, " del ") }
+		_, err := r.reload()
+		if !errors.Is(err, errKernel) || !strings.Contains(err.Error(), "the old one is in force again") {
+			t.Errorf("error %v", err)
+		}
+		r.holds()
+		if diff := cmp.Diff(have.String(), r.k.have.String()); diff != "" {
+			t.Errorf("(-before +after)\n%s", diff)
+		}
+		if !r.ids.Equal(ids) || r.generation != 1 || r.loadErr == nil || r.cfg.Uplink("a") == nil {
+			t.Errorf("ids %v, generation %d, error %v", r.ids, r.generation, r.loadErr)
+		}
+		if slices.Contains(r.k.deleted, markA) || slices.Contains(r.k.deleted, markB) {
+			t.Errorf("connections of uplinks that stay were ended: %#x", r.k.deleted)
+		}
+	})
+}
+
+func TestChanges(t *testing.T) {
+	t.Parallel()
+	state := func(name string, s plan.State) plan.Uplink { return plan.Uplink{Name: name, State: s} }
+	a := plan.Plan{Uplinks: []plan.Uplink{state("a", plan.Up), state("b", plan.Up)},
+		Policies: []plan.Policy{{Name: "default", Members: []plan.Member{{Uplink: "a", Weight: 1}, {Uplink: "b", Weight: 2}}}}}
+	b := plan.Plan{Uplinks: []plan.Uplink{state("c", plan.Up), state("b", plan.Down)}, Policies: []plan.Policy{{Name: "default"}}}
+	want := []string{"uplink c: new, up", "uplink b: down, was up", "uplink a: removed", "policy default: nobody"}
+	if diff := cmp.Diff(want, changes(a, b)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if got := changes(a, a); len(got) > 0 {
+		t.Errorf("nothing changed: %q", got)
+	}
+}
