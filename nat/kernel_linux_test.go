@@ -59,17 +59,24 @@ func newKernel(t *testing.T) *kernel {
 
 func (k *kernel) read() State {
 	k.t.Helper()
-	s, err := k.table.Read()
+	var s State
+	err := k.ns.Do(func() (err error) { s, err = k.table.Read(); return err })
 	if err != nil {
 		k.t.Fatal(err)
 	}
 	return s
 }
 
+// tryWrite writes inside the namespace: after an error, the table opens its
+// sockets anew where it is called.
+func (k *kernel) tryWrite(have State, want Ruleset) error {
+	return k.ns.Do(func() error { return k.table.Write(have, want) })
+}
+
 // write writes and checks that the kernel then holds what was wanted.
 func (k *kernel) write(want Ruleset) {
 	k.t.Helper()
-	if err := k.table.Write(k.read(), want); err != nil {
+	if err := k.tryWrite(k.read(), want); err != nil {
 		k.t.Fatal(err)
 	}
 	s := k.read()
@@ -414,11 +421,12 @@ func TestKernelStale(t *testing.T) {
 	k.foreign.DelTable(ourTable())
 	k.flush()
 	other := Compile(changed(separate(), func(s *Spec) { s.Guard = false }))
-	if err := k.table.Write(stale, other); err == nil {
+	err := k.tryWrite(stale, other)
+	if err == nil {
 		t.Error("writing a difference to what is not there succeeded")
 	}
 	if s := k.read(); s.Exists {
-		t.Error("half a transaction is in force")
+		t.Errorf("half a transaction is in force (%v): chains %q", err, s.Chains())
 	}
 	k.write(other)
 }
@@ -484,7 +492,7 @@ func TestKernelRandom(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for i := range 150 {
 		want := Compile(randomSpec(rng))
-		if err := k.table.Write(k.read(), want); err != nil {
+		if err := k.tryWrite(k.read(), want); err != nil {
 			t.Fatalf("round %d: %v\n%s", i, err, want)
 		}
 		if s := k.read(); !s.Satisfies(want) {
