@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"multiroute/agent/config"
@@ -41,6 +42,14 @@ type fake struct {
 	failAt   int // fail the call with this number, counted from 1; 0: none
 	failWith func(call string) bool
 	forward  func() string // reads ip_forward
+	met      sync.Mutex
+}
+
+// meet orders what a test did before what the loop does next: synctest lets
+// them take turns, but the race detector sees only one direction of that.
+func (k *fake) meet() {
+	k.met.Lock()
+	defer k.met.Unlock()
 }
 
 var (
@@ -51,6 +60,7 @@ var (
 
 // call notes a call and says whether it fails.
 func (k *fake) call(write bool, format string, args ...any) error {
+	k.meet()
 	text := fmt.Sprintf(format, args...)
 	k.calls = append(k.calls, text)
 	if len(k.calls) == k.failAt || k.failWith != nil && k.failWith(text) {
@@ -90,6 +100,13 @@ func (k *fake) Apply(ops []routes.Op) error {
 		}
 	}
 	return nil
+}
+
+// after lets time pass for a loop in a bubble.
+func (r *rig) after(d time.Duration) {
+	r.k.meet()
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 func (k *fake) MainPrefixes() ([]netip.Prefix, error) { return k.inside, k.call(false, "prefixes") }
@@ -163,6 +180,8 @@ type rig struct {
 	path string
 	t    testing.TB
 	now  time.Time
+
+	signals chan os.Signal // where a loop runs
 }
 
 const twoUplinks = `

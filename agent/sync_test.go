@@ -308,7 +308,9 @@ func TestRepairs(t *testing.T) {
 func TestRepairsAreLimited(t *testing.T) {
 	t.Parallel()
 	r := started(t, twoUplinks)
-	steal := func() { r.k.have.Rules = slices.DeleteFunc(r.k.have.Rules, func(u routes.Rule) bool { return u.Mark == markB }) }
+	steal := func() {
+		r.k.have.Rules = slices.DeleteFunc(r.k.have.Rules, func(u routes.Rule) bool { return u.Mark == markB })
+	}
 	for range 100 {
 		steal()
 		r.mustPass(patience) // seen
@@ -450,7 +452,9 @@ func TestReload(t *testing.T) {
 		r := started(t, twoUplinks)
 		ids, have := r.ids, r.k.have
 		r.write(onlyB + "destinations = [\"10.0.0.0/8\"]\n[uplink.c]\ninterface = \"eth1\"\ngateway = \"192.0.2.1\"\ngateway6 = \"off\"\n")
-		r.k.failWith = func(call string) bool { return strings.Contains(call, "10.0.0.0/8") && !strings.Contains(call, " del ") }
+		r.k.failWith = func(call string) bool {
+			return strings.Contains(call, "10.0.0.0/8") && !strings.Contains(call, " del ")
+		}
 		_, err := r.reload()
 		if !errors.Is(err, errKernel) || !strings.Contains(err.Error(), "the old one is in force again") {
 			t.Errorf("error %v", err)
