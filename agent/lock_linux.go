@@ -18,6 +18,15 @@ const lockName = "@multiroute/agent"
 // namespace.
 var ErrRunning = errors.New("another agent manages this network namespace")
 
+// runningError is an ErrRunning that knows the other process.
+type runningError struct{ pid int }
+
+func (e runningError) Error() string {
+	return fmt.Sprintf("%v: process %d: stop it first", ErrRunning, e.pid)
+}
+
+func (e runningError) Is(target error) bool { return target == ErrRunning }
+
 // lock makes this process the namespace's only agent until the lock is closed.
 // Anybody may bind an abstract name, so the holder counts only if it could be
 // an agent: root, or this process's own user. A name squatted by somebody else
@@ -47,5 +56,5 @@ func lock() (l net.Listener, squatted error, err error) {
 	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
 		return nil, fmt.Errorf("process %d of user %d holds the name %s and is no agent: end it; until then nothing keeps a second agent away", peer.Pid, peer.Uid, lockName), nil
 	}
-	return nil, nil, fmt.Errorf("%w: process %d: stop it first", ErrRunning, peer.Pid)
+	return nil, nil, runningError{int(peer.Pid)}
 }

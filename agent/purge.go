@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"multiroute/agent/api"
 	"multiroute/agent/config"
 	"multiroute/conntrack"
@@ -47,14 +49,16 @@ func Purge(ctx context.Context, cfg *config.Config) error {
 	// Forwarding first: from here on nothing can leave un-NATed, if it was the
 	// agent that switched it on.
 	errs := []error{sysctlStore(cfg).Restore()}
+	// Rules on addresses stay to the last: what the router still answers to
+	// connections that end here leaves by the right uplink.
+	if state.Exists {
+		errs = append(errs, t.Delete(), endConnections(state, cfg.Router.MarkMask))
+	}
 	have, err := k.Read()
 	if err == nil {
 		err = k.Apply(routes.Diff(have, routes.Spec{}))
 	}
 	errs = append(errs, err)
-	if state.Exists {
-		errs = append(errs, t.Delete(), endConnections(state, cfg.Router.MarkMask))
-	}
 	if err := os.Remove(cfg.API.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
@@ -70,7 +74,7 @@ func takeOver(ctx context.Context, cfg *config.Config) (net.Listener, error) {
 			return guard, err
 		}
 		if !asked {
-			if stopErr := api.Dial(cfg.API.Socket).Stop(ctx); stopErr != nil {
+			if stopErr := stopAgent(ctx, cfg, err); stopErr != nil {
 				return nil, fmt.Errorf("%w; asking it to stop: %w", err, stopErr)
 			}
 			asked = true
@@ -81,6 +85,17 @@ func takeOver(ctx context.Context, cfg *config.Config) (net.Listener, error) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// stopAgent asks over the socket; where the configuration does not lead to the
+// right one, by a signal.
+func stopAgent(ctx context.Context, cfg *config.Config, running error) error {
+	err := api.Dial(cfg.API.Socket).Stop(ctx)
+	var other runningError
+	if err == nil || !errors.As(running, &other) || other.pid <= 0 {
+		return err
+	}
+	return unix.Kill(other.pid, unix.SIGTERM)
 }
 
 // endConnections deletes the entries with our marks: their NAT has gone with
