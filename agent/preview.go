@@ -71,6 +71,9 @@ func (p preview) commands() string {
 // path would do: the commands, and the whole state in nft's and ip's notation.
 // It changes nothing. It needs CAP_NET_ADMIN to read nftables.
 func Preview(path string) (commands, nft, ip string, err error) {
+	if _, err := config.Load(path); err != nil { // also for those who may not look at the kernel
+		return "", "", "", fmt.Errorf("%w: %w", api.ErrConfig, err)
+	}
 	k, err := routes.Open()
 	if err != nil {
 		return "", "", "", err

@@ -82,12 +82,18 @@ func run(args []string, out, errOut io.Writer) int {
 		}
 		flags.StringVar(&invocation.config, "config", defaultConfig, "main configuration file")
 		flags.BoolVar(&invocation.json, "json", false, "print JSON")
-		if err := flags.Parse(args[1:]); errors.Is(err, flag.ErrHelp) {
-			return exitDone
-		} else if err != nil {
-			return exitUsage
+		// Flags may stand before, between and behind the arguments.
+		for rest := args[1:]; ; rest = rest[1:] {
+			if err := flags.Parse(rest); errors.Is(err, flag.ErrHelp) {
+				return exitDone
+			} else if err != nil {
+				return exitUsage
+			}
+			if rest = flags.Args(); len(rest) == 0 {
+				break
+			}
+			invocation.args = append(invocation.args, rest[0])
 		}
-		invocation.args = flags.Args()
 		if c.args == "" && len(invocation.args) > 0 {
 			fmt.Fprintf(errOut, "agent %s: unexpected argument %q\n", c.name, invocation.args[0])
 			return exitUsage
