@@ -1,0 +1,62 @@
+# multiroute: every step of the continuous integration is a target here. "make" lists them.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# Seconds (or a count, as 100000x) for each fuzz target of "make fuzz".
+FUZZTIME ?= 2m
+# Further flags for go test, such as TESTFLAGS='-v -run TestSpread'.
+TESTFLAGS ?=
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+STATICCHECK := go tool -modfile=tools/lint.mod staticcheck
+
+# The version comes from git describe, so that a checkout of another owner can be built, too.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
+.PHONY: help build demo test lint fuzz fuzz-short bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+build: ## bin/agent, a static program without dependencies
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/agent ./cmd/agent
+
+demo: build ## shows what multiroute does, in a laboratory on this machine; 5 seconds, no root needed
+	@CGO_ENABLED=0 go build -o bin/demo ./test/demo
+	@bin/demo
+
+# The race detector needs a C compiler with headers, and not every platform has it. What is in test is about time: one package after the other.
+test: ## everything, with the race detector where there is a C compiler; no root needed
+	@race=-race; \
+	if ! CGO_ENABLED=1 go build -race runtime/cgo runtime/race >/dev/null 2>&1; then \
+		race=; echo 'make test: no race detector here (on Debian it needs: apt-get install gcc libc6-dev); testing without it'; \
+	fi; \
+	status=0; \
+	go test $$race -timeout 10m $(TESTFLAGS) $$(go list ./... | grep -v '^multiroute/test/') || status=1; \
+	go test $$race -timeout 15m -p 1 $(TESTFLAGS) ./test/... || status=1; \
+	exit $$status
+
+lint: ## gofmt, go vet, staticcheck, tidy and unchanged modules
+	@test -z "$$(gofmt -l .)" || { echo 'not as gofmt writes it:'; gofmt -l .; exit 1; }
+	go vet ./...
+	$(STATICCHECK) ./...
+	go mod verify
+	go mod tidy -diff
+
+fuzz: ## all fuzz targets, FUZZTIME (default 2m) each
+	@grep -rHo '^func Fuzz[A-Za-z0-9_]*' --include='*_test.go' . | sort | while IFS=: read -r file target; do \
+		name=$${target#func }; folder=$${file%/*}; \
+		echo "fuzz: $$folder $$name, $(FUZZTIME)"; \
+		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -timeout 0 "$$folder" </dev/null || exit 1; \
+	done
+
+fuzz-short: ## the same, 10 seconds each
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=10s
+
+bench: ## measures the agent against a bare masquerade; results in dist/bench.json
+	@mkdir -p dist
+	go run ./test/bench -o dist/bench.json
+
+clean: ## removes what was built
+	rm -rf bin dist
