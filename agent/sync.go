@@ -1,9 +1,9 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -12,6 +12,7 @@ import (
 
 	"multiroute/agent/config"
 	"multiroute/agent/plan"
+	"multiroute/conntrack"
 	"multiroute/nat"
 	"multiroute/routes"
 )
@@ -115,6 +116,10 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 			}
 		}
 	}
+	// Before anything leads their packets elsewhere.
+	if err := d.adopt(p); err != nil {
+		return true, err
+	}
 	if err := d.router.Apply(staged.After); err != nil {
 		return true, err
 	}
@@ -139,7 +144,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		return true, err
 	}
 	d.applied = true
-	return true, d.adopt(p)
+	return true, nil
 }
 
 // leavers are the uplinks that the rules in the kernel serve and the new ones
@@ -166,25 +171,44 @@ func leavers(state nat.State, want nat.Spec) []nat.Uplink {
 // end deletes the connections that cannot go on since the last plan for which
 // that succeeded. Routes lead elsewhere by now.
 func (d *daemon) end(leaving []nat.Uplink, p plan.Plan) error {
-	marks := map[uint32]bool{}
-	for _, m := range plan.Ended(d.settled, p) {
-		marks[m] = true
-	}
+	ends := plan.Ended(d.settled, p)
 	for _, u := range leaving {
-		if u.Mark != 0 {
-			marks[u.Mark] = true
+		if e := (plan.End{Mark: u.Mark}); u.Mark != 0 && !slices.Contains(ends, e) {
+			ends = append(ends, e)
 		}
 	}
+	slices.SortFunc(ends, func(a, b plan.End) int { return cmp.Or(cmp.Compare(a.Mark, b.Mark), cmp.Compare(a.Family, b.Family)) })
 	var errs []error
-	for _, m := range slices.Sorted(maps.Keys(marks)) {
-		d.Log.Info("ending the connections of an uplink that cannot carry them any more", "mark", fmt.Sprintf("%#x", m))
-		errs = append(errs, d.tracker.DeleteByMark(m, p.NAT.Mask))
+	for _, e := range ends {
+		if e.Family == 0 {
+			d.Log.Info("ending the connections of an uplink that cannot carry them any more", "mark", fmt.Sprintf("%#x", e.Mark))
+			errs = append(errs, d.tracker.DeleteByMark(e.Mark, p.NAT.Mask))
+		} else {
+			errs = append(errs, d.endFamily(e, p.NAT.Mask))
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	d.settled = p
 	return nil
+}
+
+// endFamily deletes the connections of one family: the uplink keeps the others.
+func (d *daemon) endFamily(e plan.End, mask uint32) error {
+	var gone []conntrack.Entry
+	err := d.tracker.Each(conntrack.Filter{Mark: e.Mark, Mask: mask, Family: uint8(e.Family)}, func(c conntrack.Entry) error {
+		gone = append(gone, c)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	n, err := d.tracker.DeleteAll(gone)
+	if n > 0 {
+		d.Log.Info("ending the connections of an uplink that cannot carry this family any more", "mark", fmt.Sprintf("%#x", e.Mark), "family", e.Family, "connections", n)
+	}
+	return err
 }
 
 // mend decides about what is missing in the kernel although it was there and
