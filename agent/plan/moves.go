@@ -3,38 +3,70 @@ package plan
 import (
 	"net/netip"
 	"slices"
+
+	"multiroute/routes"
 )
 
-// Ended returns the marks whose connections cannot go on in the new plan and
-// whose entries must be deleted after it is in force: their uplink is gone,
-// its address is gone, or it is unusable while another one can take over.
+// End is what has to be deleted of an uplink's connections.
+type End struct {
+	Mark   uint32
+	Family routes.Family // 0: both
+}
+
+// Ended returns whose connections cannot go on in the new plan and must be
+// deleted after it is in force: their uplink is gone, its address is gone, or
+// it is unusable while another one can take over. An uplink that is well in
+// one family keeps the connections of that one.
 // With nobody to take over nothing is deleted, because the uplink may come
 // back; its connections end when another uplink comes back first. So do those
 // of an uplink that old does not know: a predecessor may have left some.
-func Ended(old, new Plan) []uint32 {
+func Ended(old, new Plan) []End {
 	before := slices.ContainsFunc(old.Uplinks, Uplink.Usable)
 	other := slices.ContainsFunc(new.Uplinks, Uplink.Usable)
-	var marks []uint32
+	var ends []End
 	for _, o := range old.Uplinks {
 		i := slices.IndexFunc(new.Uplinks, func(u Uplink) bool { return u.Name == o.Name && u.ID == o.ID })
 		switch {
-		case i < 0:
-			marks = append(marks, o.Mark)
+		case i < 0, new.Uplinks[i].Usable() && o.Interface != new.Uplinks[i].Interface:
+			ends = append(ends, End{Mark: o.Mark})
 		case !new.Uplinks[i].Usable():
 			if other && (o.Usable() || !before) {
-				marks = append(marks, o.Mark)
+				ends = append(ends, End{Mark: o.Mark})
 			}
-		case o.Interface != new.Uplinks[i].Interface, moved(o.V4, new.Uplinks[i].V4), moved(o.V6, new.Uplinks[i].V6):
-			marks = append(marks, o.Mark)
+		default:
+			ends = append(ends, endedLegs(old, new, o, new.Uplinks[i])...)
 		}
 	}
 	for _, n := range new.Uplinks {
 		known := slices.ContainsFunc(old.Uplinks, func(u Uplink) bool { return u.Name == n.Name && u.ID == n.ID })
-		if !known && !n.Usable() && other {
-			marks = append(marks, n.Mark)
+		switch {
+		case known || !other:
+		case !n.Usable():
+			ends = append(ends, End{Mark: n.Mark})
+		default:
+			ends = append(ends, endedLegs(old, new, Uplink{}, n)...)
 		}
 	}
-	return marks
+	return ends
+}
+
+// endedLegs is Ended for one uplink that is usable in one family at least; o is
+// what it was, the zero Uplink if that is not known.
+func endedLegs(old, new Plan, o, n Uplink) []End {
+	var ends []End
+	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+		carries := func(u Uplink) bool { return u.leg(f).Usable }
+		lost := !carries(n) && slices.ContainsFunc(new.Uplinks, carries) && (carries(o) || !slices.ContainsFunc(old.Uplinks, carries))
+		if lost || moved(*o.leg(f), *n.leg(f)) {
+			ends = append(ends, End{n.Mark, f})
+		}
+	}
+	both := len(ends) == 2
+	one := len(ends) == 1 && o.Usable() && !(o.V4.Usable && o.V6.Usable) && o.leg(ends[0].Family).Usable
+	if both || one { // there are no others
+		return []End{{Mark: n.Mark}}
+	}
+	return ends
 }
 
 // moved reports whether a leg that was in use lost the address that its

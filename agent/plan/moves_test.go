@@ -30,6 +30,8 @@ interface = "eth2"
 	aUp   = "addr eth1 192.0.2.9/24\ndefault eth1 via 192.0.2.1\n"
 	aNew  = "addr eth1 192.0.2.77/24\ndefault eth1 via 192.0.2.1\n"
 	bUp   = "addr eth2 198.51.100.9/24\ndefault eth2 via 198.51.100.1\n"
+	a6    = "addr eth1 2001:db8:a::1/64\ndefault eth1 via fe80::a\n"
+	b6    = "addr eth2 2001:db8::1/64\ndefault eth2 via fe80::1\n"
 	bNew  = "addr eth2 203.0.113.9/24\ndefault eth2 via 203.0.113.1\n"
 )
 
@@ -46,49 +48,55 @@ func TestEnded(t *testing.T) {
 	tests := []struct {
 		name     string
 		from, to step
-		want     []uint32
+		want     []End
 	}{
 		{"nothing changes", step{twoConfig, links + aUp + bUp}, step{twoConfig, links + aUp + bUp}, nil},
-		{"b dies", step{twoConfig, links + aUp + bUp}, step{twoConfig, links + aUp}, []uint32{markB}},
+		{"b dies", step{twoConfig, links + aUp + bUp}, step{twoConfig, links + aUp}, []End{{Mark: markB}}},
 		{"b is dead still", step{twoConfig, links + aUp}, step{twoConfig, links + aUp}, nil},
 		{"b returns", step{twoConfig, links + aUp}, step{twoConfig, links + aUp + bUp}, nil},
 		{"both die: nobody can take over", step{twoConfig, links + aUp + bUp}, step{twoConfig, links}, nil},
 		{"the last one dies", step{twoConfig, links + aUp}, step{twoConfig, links}, nil},
-		{"after both died, b returns first: a's connections go to it", step{twoConfig, links}, step{twoConfig, links + bUp}, []uint32{markA}},
+		{"after both died, b returns first: a's connections go to it", step{twoConfig, links}, step{twoConfig, links + bUp}, []End{{Mark: markA}}},
 		{"both return at once", step{twoConfig, links}, step{twoConfig, links + aUp + bUp}, nil},
-		{"one dies while the other returns", step{twoConfig, links + aUp}, step{twoConfig, links + bUp}, []uint32{markA}},
-		{"b has another address", step{twoConfig, links + aUp + bUp}, step{twoConfig, links + aUp + bNew}, []uint32{markB}},
-		{"the only usable one has another address", step{twoConfig, links + bUp}, step{twoConfig, links + bNew}, []uint32{markB}},
+		{"one dies while the other returns", step{twoConfig, links + aUp}, step{twoConfig, links + bUp}, []End{{Mark: markA}}},
+		{"b has another address", step{twoConfig, links + aUp + bUp}, step{twoConfig, links + aUp + bNew}, []End{{Mark: markB}}},
+		{"the only usable one has another address", step{twoConfig, links + bUp}, step{twoConfig, links + bNew}, []End{{Mark: markB}}},
 		{"b has another gateway", step{twoConfig, links + aUp + bUp},
 			step{twoConfig, links + aUp + "addr eth2 198.51.100.9/24\ndefault eth2 via 198.51.100.2\n"}, nil},
 		{"b gets a second address", step{twoConfig, links + aUp + bUp},
 			step{twoConfig, links + aUp + bUp + "addr eth2 198.51.100.10/24 secondary\n"}, nil},
 		{"b loses the first of two addresses", step{twoConfig, links + aUp + bUp + "addr eth2 198.51.100.10/24 secondary\n"},
-			step{twoConfig, links + aUp + "addr eth2 198.51.100.10/24\ndefault eth2 via 198.51.100.1\n"}, []uint32{markB}},
+			step{twoConfig, links + aUp + "addr eth2 198.51.100.10/24\ndefault eth2 via 198.51.100.1\n"}, []End{{Mark: markB}}},
 		{"b loses the second of two addresses", step{twoConfig, links + aUp + bUp + "addr eth2 198.51.100.10/24 secondary\n"},
 			step{twoConfig, links + aUp + bUp}, nil},
 		{"a temporary IPv6 address ends", step{twoConfig, links + bUp + "addr eth2 2001:db8::1111/64 secondary\naddr eth2 2001:db8::1/64\ndefault eth2 via fe80::1\n"},
 			step{twoConfig, links + bUp + "addr eth2 2001:db8::1/64\ndefault eth2 via fe80::1\n"}, nil},
 		{"another IPv6 prefix", step{twoConfig, links + bUp + "addr eth2 2001:db8::1/64\ndefault eth2 via fe80::1\n"},
-			step{twoConfig, links + bUp + "addr eth2 2001:db8:1::1/64\ndefault eth2 via fe80::1\n"}, []uint32{markB}},
+			step{twoConfig, links + bUp + "addr eth2 2001:db8:1::1/64\ndefault eth2 via fe80::1\n"}, []End{{markB, routes.IPv6}}},
+		{"another IPv4 address, the same IPv6", step{twoConfig, links + bUp + b6}, step{twoConfig, links + bNew + b6}, []End{{markB, routes.IPv4}}},
+		{"both addresses change", step{twoConfig, links + bUp + b6}, step{twoConfig, links + bNew + strings.ReplaceAll(b6, "db8::", "db8:1::")}, []End{{Mark: markB}}},
+		{"b loses IPv6", step{twoConfig, links + aUp + a6 + bUp + b6}, step{twoConfig, links + aUp + a6 + bUp}, []End{{markB, routes.IPv6}}},
+		{"b loses IPv6, which nobody else has", step{twoConfig, links + aUp + bUp + b6}, step{twoConfig, links + aUp + bUp}, nil},
+		{"after both lost IPv6, a gets it back first", step{twoConfig, links + aUp + bUp}, step{twoConfig, links + aUp + a6 + bUp}, []End{{markB, routes.IPv6}}},
+		{"b loses IPv4", step{twoConfig, links + aUp + a6 + bUp + b6}, step{twoConfig, links + aUp + a6 + b6}, []End{{markB, routes.IPv4}}},
 		{"IPv6 comes", step{twoConfig, links + bUp}, step{twoConfig, links + bUp + "addr eth2 2001:db8:1::1/64\ndefault eth2 via fe80::1\n"}, nil},
 
-		{"a is removed", step{twoConfig, links + aUp + bUp}, step{oneConfig, links + aUp + bUp}, []uint32{markA}},
-		{"a is removed while b dies", step{twoConfig, links + aUp + bUp}, step{oneConfig, links}, []uint32{markA}},
+		{"a is removed", step{twoConfig, links + aUp + bUp}, step{oneConfig, links + aUp + bUp}, []End{{Mark: markA}}},
+		{"a is removed while b dies", step{twoConfig, links + aUp + bUp}, step{oneConfig, links}, []End{{Mark: markA}}},
 		{"a is disabled", step{twoConfig, links + aUp + bUp},
-			step{strings.Replace(twoConfig, `"eth1"`, "\"eth1\"\nenabled = false", 1), links + aUp + bUp}, []uint32{markA}},
-		{"a is renamed", step{twoConfig, links + aUp + bUp}, step{strings.Replace(twoConfig, "uplink.a", "uplink.z", 1), links + aUp + bUp}, []uint32{markA}},
+			step{strings.Replace(twoConfig, `"eth1"`, "\"eth1\"\nenabled = false", 1), links + aUp + bUp}, []End{{Mark: markA}}},
+		{"a is renamed", step{twoConfig, links + aUp + bUp}, step{strings.Replace(twoConfig, "uplink.a", "uplink.z", 1), links + aUp + bUp}, []End{{Mark: markA}}},
 		{"a moves to another interface", step{twoConfig, links + aUp + bUp + "link eth3 5\n"},
-			step{strings.Replace(twoConfig, "eth1", "eth3", 1), links + bUp + "link eth3 5\naddr eth3 192.0.2.9/24\ndefault eth3 via 192.0.2.1"}, []uint32{markA}},
+			step{strings.Replace(twoConfig, "eth1", "eth3", 1), links + bUp + "link eth3 5\naddr eth3 192.0.2.9/24\ndefault eth3 via 192.0.2.1"}, []End{{Mark: markA}}},
 		{"another weight", step{twoConfig, links + aUp + bUp}, step{twoConfig + "weight = 9\n", links + aUp + bUp}, nil},
 		{"reordered", step{twoConfig, links + aUp + bUp}, step{"[uplink.b]\ninterface = \"eth2\"\n[uplink.a]\ninterface = \"eth1\"\n", links + aUp + bUp}, nil},
 		{"b's lease changes during a reload that adds an uplink", step{twoConfig, links + aUp + bUp},
-			step{"[uplink.c]\ninterface = \"eth1\"\ngateway = \"192.0.2.2\"\n" + twoConfig, links + aUp + bNew}, []uint32{markB}},
+			step{"[uplink.c]\ninterface = \"eth1\"\ngateway = \"192.0.2.2\"\n" + twoConfig, links + aUp + bNew}, []End{{Mark: markB}}},
 		{"b's lease changes during a reload that gives it another weight", step{twoConfig, links + aUp + bUp},
-			step{twoConfig + "weight = 9\n", links + aUp + bNew}, []uint32{markB}},
+			step{twoConfig + "weight = 9\n", links + aUp + bNew}, []End{{Mark: markB}}},
 		{"b's lease changes during a reload that fixes its old address", step{twoConfig, links + aUp + bUp},
-			step{twoConfig + "addresses = [\"198.51.100.9\"]\n", links + aUp + bNew}, []uint32{markB}},
-		{"both leases change, and a is removed", step{twoConfig, links + aUp + bUp}, step{oneConfig, links + aNew + bNew}, []uint32{markA, markB}},
+			step{twoConfig + "addresses = [\"198.51.100.9\"]\n", links + aUp + bNew}, []End{{Mark: markB}}},
+		{"both leases change, and a is removed", step{twoConfig, links + aUp + bUp}, step{oneConfig, links + aNew + bNew}, []End{{Mark: markA}, {Mark: markB}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -98,7 +106,7 @@ func TestEnded(t *testing.T) {
 			from := Make(Input{c1, mustFacts(t, tt.from.facts), ids})
 			to := Make(Input{c2, mustFacts(t, tt.to.facts), Assign(ids, c2)})
 			got := Ended(from, to)
-			slices.Sort(got)
+			slices.SortFunc(got, func(a, b End) int { return int(a.Mark) - int(b.Mark) })
 			if !slices.Equal(got, tt.want) {
 				t.Errorf("ended %#x, want %#x", got, tt.want)
 			}
@@ -112,10 +120,10 @@ func TestEndedAtStart(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		facts string
-		want  []uint32
+		want  []End
 	}{
 		{links + aUp + bUp, nil},
-		{links + bUp, []uint32{markA}},
+		{links + bUp, []End{{Mark: markA}}},
 		{links, nil},
 	} {
 		if got := Ended(Plan{}, makePlan(t, twoConfig, tt.facts)); !slices.Equal(got, tt.want) {
