@@ -300,3 +300,20 @@ func TestErrorsAreKept(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+// A link stands for what the kernel does: writing the global switch overwrites
+// the interface's. Whatever the order in which they were saved, the interface's
+// own value is what stays.
+func TestRestoreGlobalFirst(t *testing.T) {
+	t.Parallel()
+	k := newKernel(t, map[string]string{forward1: "1"})
+	if err := os.Symlink(k.path(forward1), k.path(forward)); err != nil {
+		t.Fatal(err)
+	}
+	saved := `[{"key":"` + forward1 + `","value":"1"},{"key":"` + forward + `","value":"0"}]`
+	if err := os.WriteFile(k.Saved, []byte(saved), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k.restore()
+	k.want(map[string]string{forward1: "1"})
+}
