@@ -117,7 +117,7 @@ func (b *bench) run(ctx context.Context) (*report, error) {
 }
 
 // round is what a variant's turns in one round gave.
-type round struct{ established, replies, first samples }
+type round struct{ established, replies, first, bare samples }
 
 // packets measures all variants, in rounds.
 func (b *bench) packets(ctx context.Context) ([]*variant, error) {
@@ -199,6 +199,9 @@ func (b *bench) round(ctx context.Context, all []*variant, n int) error {
 			err = turn("established packets", func(t *track, r *round) error {
 				return t.established(b.slice/time.Duration(b.turns), t.out, &r.established)
 			})
+		}
+		if err == nil {
+			err = turn("the harness", func(t *track, r *round) error { return t.direct(20, &r.bare) })
 		}
 		if err == nil {
 			err = turn("replies", func(t *track, r *round) error {

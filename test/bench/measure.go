@@ -32,6 +32,7 @@ type track struct {
 	out   *sender // known connections, from the LAN
 	back  *sender // their replies, from the internet
 	fresh *sender // first packets, from the LAN
+	bare  *sender // straight from the router's end of a cable: what sending and dropping cost without a router
 
 	opened int   // new connections so far
 	spread []int // known connections per uplink, since connect
@@ -54,6 +55,18 @@ func newTrack(h *house) (*track, error) {
 	}
 	if t.fresh, err = newSender(h.Client(), batch); err != nil {
 		return nil, err
+	}
+	if t.bare, err = newSender(h.Router, batch); err != nil {
+		return nil, err
+	}
+	first, err := h.Router.Link(h.Uplinks[0].Interface)
+	if err != nil {
+		return nil, err
+	}
+	direct := wire{index: first.Attrs().Index, from: h.wans[0].to, to: h.wans[0].from}
+	for i := range batch {
+		from, to := netip.AddrPortFrom(h.Uplinks[0].Address.Addr(), uint16(firstPort+i)), netip.AddrPortFrom(target(i), targetPort)
+		t.bare.set(i, direct, newFrame(direct, from, to))
 	}
 	for i := range flows {
 		from, to := netip.AddrPortFrom(clientAddress.Addr(), uint16(firstPort+i)), netip.AddrPortFrom(target(i%250), targetPort)
@@ -149,6 +162,21 @@ func (t *track) first(n int, times *samples) error {
 	})
 }
 
+// direct sends packets past the router.
+func (t *track) direct(batches int, times *samples) error {
+	return t.checked(true, func() (sent int, err error) {
+		for range batches {
+			start := time.Now()
+			if err := t.bare.send(0, batch); err != nil {
+				return sent, err
+			}
+			times.add(time.Since(start))
+			sent += batch
+		}
+		return sent, nil
+	})
+}
+
 // checked runs f, which says how many packets it sent, and makes sure that they came through.
 func (t *track) checked(out bool, f func() (int, error)) error {
 	internet, client, err := t.house.received()
@@ -185,7 +213,7 @@ func (s samples) packet() float64 {
 }
 
 func (t *track) close() {
-	for _, s := range []*sender{t.out, t.back, t.fresh} {
+	for _, s := range []*sender{t.out, t.back, t.fresh, t.bare} {
 		if s != nil {
 			s.close()
 		}

@@ -91,6 +91,9 @@ func (r *report) value(key string, v float64) { r.Values[key] = math.Round(v*100
 
 // packets adds the variants' rows.
 func (r *report) packets(all []*variant) {
+	if v := all[0]; v.missing == "" {
+		r.value("harness", middle(v.rounds, func(r round) samples { return r.bare }))
+	}
 	for _, v := range all {
 		w := row{ID: v.id, What: v.what, Missing: v.missing}
 		if v.missing == "" && len(all[0].rounds) == len(v.rounds) {
@@ -104,6 +107,16 @@ func (r *report) packets(all []*variant) {
 		}
 		r.Variants = append(r.Variants, w)
 	}
+}
+
+// middle is the median time of a packet.
+func middle(rounds []round, of func(round) samples) float64 {
+	var times []float64
+	for i := range rounds {
+		times = append(times, of(rounds[i]).packet())
+	}
+	slices.Sort(times)
+	return times[len(times)/2]
 }
 
 // compare compares two variants round by round.
@@ -151,9 +164,7 @@ func (r *report) String() string {
 		fmt.Fprintf(&b, "%s  %-32s %-29s %-29s %-29s\n", v.ID, v.What, v.Established, v.Replies, v.First)
 	}
 	fmt.Fprintf(&b, "\n   %-26s %10s    %s\n", "", "result", "bound")
-	bounded := map[string]bool{}
 	for _, v := range r.Bounds {
-		bounded[v.Result] = true
 		word, relation := "missed", "<="
 		if v.OK {
 			word = "ok"
@@ -163,9 +174,13 @@ func (r *report) String() string {
 		}
 		fmt.Fprintf(&b, "   %-26s %10.3f %s %6.3f  %-6s  %s\n", v.Result, v.Value, relation, v.Bound, word, v.Because)
 	}
-	for _, key := range []string{"start, slowest", "restart"} {
-		if v, ok := r.Values[key]; ok {
-			fmt.Fprintf(&b, "   %-26s %10.3f             ms\n", key, v)
+	for _, other := range []struct{ key, what string }{
+		{"start, slowest", "ms"},
+		{"restart", "ms, median: nothing to write"},
+		{"harness", "ns of every packet's time above: sending and dropping it, without a router"},
+	} {
+		if v, ok := r.Values[other.key]; ok {
+			fmt.Fprintf(&b, "   %-26s %10.3f %19s %s\n", other.key, v, "", other.what)
 		}
 	}
 	return b.String()

@@ -5,9 +5,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,8 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shorewallState is where Shorewall keeps what it compiled and how it stands.
-const shorewallState = "/var/lib/shorewall"
+// Shorewall's folders: its configuration, and what it compiled and how it stands.
+const (
+	shorewallConfig = "/etc/shorewall"
+	shorewallState  = "/var/lib/shorewall"
+)
 
 // shorewallFiles is its configuration: two providers, balanced, and the policies of its own two-interface example. What is not here is as the
 // distribution ships it.
@@ -30,40 +32,37 @@ var shorewallFiles = map[string]string{
 }
 
 // startShorewall starts Debian's Shorewall in the router's namespace.
-func startShorewall(ctx context.Context, b *bench, h *house) error {
+func startShorewall(ctx context.Context, _ *bench, h *house) error {
 	program, err := exec.LookPath("shorewall")
 	if err != nil {
 		return missingError{"it is not installed (Debian: packages shorewall and iptables)"}
 	}
-	shipped, err := os.ReadFile("/etc/shorewall/shorewall.conf")
-	if errors.Is(err, fs.ErrNotExist) {
-		shipped, err = os.ReadFile("/usr/share/shorewall/configfiles/shorewall.conf")
-	}
-	if err != nil {
-		return missingError{err.Error()}
+	files := map[string]string{}
+	for _, name := range []string{"shorewall.conf", "conntrack", "params"} { // those that are installed in /etc, where somebody may have changed them
+		text, err := os.ReadFile(filepath.Join("/usr/share/shorewall/configfiles", name))
+		if err != nil {
+			return missingError{err.Error()}
+		}
+		files[name] = string(text)
 	}
 	// Only this program and its children see these mounts (lab.Main).
-	if err := unix.Mount("tmpfs", shorewallState, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
-		return missingError{fmt.Sprintf("mounting a fresh %s: %v", shorewallState, err)}
+	for _, folder := range []string{shorewallConfig, shorewallState} {
+		if err := unix.Mount("tmpfs", folder, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+			return missingError{fmt.Sprintf("mounting a fresh %s: %v", folder, err)}
+		}
 	}
 	if err := os.MkdirAll("/run/lock", 0o755); err != nil { // of the lab's own /run
 		return missingError{err.Error()}
 	}
-	folder := filepath.Join(b.folder, "shorewall")
-	if err := os.Mkdir(folder, 0o750); err != nil {
-		return err
-	}
-	files := map[string]string{"shorewall.conf": shorewallSettings(string(shipped))}
-	for name, text := range shorewallFiles {
-		files[name] = text
-	}
+	maps.Copy(files, shorewallFiles)
+	files["shorewall.conf"] = shorewallSettings(files["shorewall.conf"])
 	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(shorewallConfig, name), []byte(text), 0o600); err != nil {
 			return err
 		}
 	}
 	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, program, "start", folder)
+	cmd := exec.CommandContext(ctx, program, "start")
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := h.Router.Start(cmd); err != nil {
 		return missingError{err.Error()}
