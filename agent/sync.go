@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"time"
@@ -100,13 +101,14 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	if err := d.router.Apply(staged.Before); err != nil {
 		return true, err
 	}
-	// Uplinks that leave keep their NAT until no route leads to them.
+	// What leaves keeps its NAT until no route leads to it.
 	leaving := leavers(state, p.NAT)
+	spec, keeps := keeping(state, p.NAT)
+	spec.Uplinks = append(spec.Uplinks, leaving...)
+	twice := keeps || len(leaving) > 0
 	if !state.Satisfies(rules) {
 		during := rules
-		if len(leaving) > 0 {
-			spec := p.NAT
-			spec.Uplinks = slices.Concat(p.NAT.Uplinks, leaving)
+		if twice {
 			during = nat.Compile(spec)
 		}
 		if !state.Satisfies(during) {
@@ -129,7 +131,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	if err := d.router.Apply(staged.Last); err != nil {
 		return true, err
 	}
-	if len(leaving) > 0 {
+	if twice && !state.Satisfies(rules) {
 		if state, err = d.table.Read(); err != nil {
 			return true, err
 		}
@@ -166,6 +168,34 @@ func leavers(state nat.State, want nat.Spec) []nat.Uplink {
 		gone = append(gone, u)
 	}
 	return gone
+}
+
+// keeping returns want with the gateways and sources that the rules in the
+// kernel know of its uplinks and that want has none for any more, and whether
+// there are any.
+func keeping(state nat.State, want nat.Spec) (nat.Spec, bool) {
+	spec, keeps := want, false
+	spec.Uplinks = slices.Clone(want.Uplinks)
+	for _, old := range state.Uplinks() {
+		i := slices.IndexFunc(spec.Uplinks, func(w nat.Uplink) bool {
+			return w.ID == old.ID && w.Name == old.Name && w.Interface == old.Interface
+		})
+		if i < 0 {
+			continue
+		}
+		u := &spec.Uplinks[i]
+		for _, g := range old.Gateways {
+			if !slices.ContainsFunc(want.Uplinks, func(w nat.Uplink) bool { return w.Interface == old.Interface && slices.Contains(w.Gateways, g) }) {
+				u.Gateways, keeps = append(slices.Clone(u.Gateways), g), true
+			}
+		}
+		for _, a := range old.Source {
+			if !slices.ContainsFunc(u.Source, func(s netip.Addr) bool { return s.Is4() == a.Is4() }) {
+				u.Source, keeps = append(slices.Clone(u.Source), a), true
+			}
+		}
+	}
+	return spec, keeps
 }
 
 // end deletes the connections that cannot go on since the last plan for which

@@ -488,6 +488,17 @@ func (c *compiler) masquerade() {
 					Match{Field: IPv6, Values: []Value{nfproto(a.Is6())}}, SNAT{a}})
 			}
 		}
+		// Where uplinks share an interface and have their sources, masquerade
+		// could take another one's: what is bound to one without does not leave.
+		for _, u := range c.Uplinks {
+			for _, v6 := range []bool{false, true} {
+				fixed := slices.ContainsFunc(c.byInterface[u.Interface], func(o Uplink) bool { return len(family(o.Source, v6)) > 0 })
+				if u.Mark != 0 && fixed && len(family(u.Source, v6)) == 0 {
+					rules = append(rules, Rule{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(u.Mark)}},
+						Match{Field: IPv6, Values: []Value{nfproto(v6)}}, Verdict{Kind: Drop}})
+				}
+			}
+		}
 		rules = append(rules, Rule{Masquerade{}})
 	}
 	c.chain(Chain{Name: "masquerading", Type: NAT, Hook: Postrouting, Priority: prioritySNAT, Rules: rules})

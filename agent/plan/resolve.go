@@ -238,16 +238,18 @@ func subnetAddresses(own []routes.Addr, gateway netip.Addr) []netip.Addr {
 // fixedSource returns the source address that masquerade would not choose by
 // itself: for IPv4 it takes the first primary address of the gateway's subnet
 // (inet_select_addr), for IPv6 any address of the interface
-// (ipv6_dev_get_saddr), which is wrong where uplinks share one.
+// (ipv6_dev_get_saddr), which is wrong where uplinks share one. There it is
+// wrong for IPv4, too, from the moment when the address goes: masquerade would
+// then take another uplink's.
 func (m *maker) fixedSource(c *config.Uplink, link *routes.Link, f routes.Family, gateway netip.Addr, addresses []netip.Addr, chosen bool) netip.Addr {
-	if f == routes.IPv6 {
-		if chosen || m.shared(c.Interface) {
-			return addresses[0]
-		}
-		return netip.Addr{}
+	if m.shared(c.Interface) {
+		return addresses[0]
 	}
 	if !chosen {
 		return netip.Addr{}
+	}
+	if f == routes.IPv6 {
+		return addresses[0]
 	}
 	var first, near netip.Addr
 	for _, a := range m.addresses(link.Index, f) {
