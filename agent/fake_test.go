@@ -262,6 +262,15 @@ func (r *rig) write(cfg string) {
 	}
 }
 
+// dropIn writes a file beside the main one.
+func (r *rig) dropIn(name, text string) {
+	r.t.Helper()
+	dir := strings.TrimSuffix(r.path, ".toml") + ".d"
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 func (r *rig) load() *config.Config {
 	r.t.Helper()
 	c, err := config.Load(r.path)

@@ -402,6 +402,7 @@ func TestReload(t *testing.T) {
 		t.Parallel()
 		r := started(t, twoUplinks)
 		r.write("# a comment\n" + twoUplinks)
+		r.dropIn("10-none.toml", "# nothing\n")
 		got, err := r.reload()
 		if err != nil || got.Changed || got.Generation != 1 || len(got.Changes) > 0 {
 			t.Errorf("%+v, %v", got, err)
