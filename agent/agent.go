@@ -53,9 +53,10 @@ type (
 
 // Intervals of the loop.
 const (
-	// resync is how often the kernel is read without a reason: changes of
-	// sysctls send no messages.
+	// resync is how often the kernel is read without a reason.
 	resync = 5 * time.Second
+	// glance is how often the sysctls are read: their changes send no messages.
+	glance = time.Second
 	// patience is how long the loop waits before it undoes what another program
 	// did to rules: that program may be in the middle of something.
 	patience = 100 * time.Millisecond
@@ -230,7 +231,7 @@ func (d *daemon) accept(cfg *config.Config) {
 
 // loop owns the state until ctx ends.
 func (d *daemon) loop(ctx context.Context) error {
-	tick := time.NewTicker(resync)
+	tick := time.NewTicker(glance)
 	defer tick.Stop()
 	next := time.NewTimer(gap)
 	defer next.Stop()
@@ -269,8 +270,10 @@ func (d *daemon) loop(ctx context.Context) error {
 		case <-d.dirty:
 			arm(last.Add(gap))
 			continue
-		case <-tick.C:
-			arm(time.Now())
+		case now := <-tick.C:
+			if now.Sub(last) >= resync || d.sysctlsChanged() {
+				arm(now)
+			}
 			continue
 		case <-next.C:
 			armed = time.Time{}
@@ -285,6 +288,12 @@ func (d *daemon) loop(ctx context.Context) error {
 			arm(d.drift.due)
 		}
 	}
+}
+
+// sysctlsChanged reports whether somebody changed a sysctl of ours.
+func (d *daemon) sysctlsChanged() bool {
+	wrong, err := d.sysctl.Check(d.plan.Sysctls)
+	return err == nil && len(wrong) > 0 && d.cfg.Router.ManageSysctls
 }
 
 // report logs a failed pass once, and doubles the wait before the next.

@@ -119,11 +119,16 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		}
 	}
 	// Before anything leads their packets elsewhere.
-	if err := d.adopt(p); err != nil {
-		return true, err
-	}
+	// If that fails it stays owed: a network without forwarding would be worse.
+	owed := d.adopt(p)
 	if err := d.router.Apply(staged.After); err != nil {
-		return true, err
+		return true, errors.Join(owed, err)
+	}
+	for _, w := range wrong {
+		d.Log.Info("setting a sysctl", "key", w.Key, "was", w.Have, "now", w.Value)
+	}
+	if err := d.sysctl.Apply(wrong); err != nil {
+		return true, errors.Join(owed, err)
 	}
 	if err := d.end(leaving, p); err != nil {
 		return true, err
@@ -139,14 +144,8 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 			return true, err
 		}
 	}
-	for _, w := range wrong {
-		d.Log.Info("setting a sysctl", "key", w.Key, "was", w.Have, "now", w.Value)
-	}
-	if err := d.sysctl.Apply(wrong); err != nil {
-		return true, err
-	}
 	d.applied = true
-	return true, nil
+	return true, owed
 }
 
 // leavers are the uplinks that the rules in the kernel serve and the new ones

@@ -47,10 +47,15 @@ type compiler struct {
 
 func (c *compiler) chain(ch Chain) { c.rules.Chains = append(c.rules.Chains, ch) }
 
-// restore puts the mark of a known connection on each of its packets: one
-// look-up, whatever the number of uplinks.
+// restore puts the mark of a known connection on each of its packets: at once
+// where the packet has no mark yet, else by one look-up, whatever the number of
+// uplinks.
 func (c *compiler) restore() {
-	c.chain(Chain{Name: "restore", Type: Filter, Hook: Prerouting, Priority: priorityMangle, Rules: c.byConnMark(markChain)})
+	rules := c.byConnMark(markChain)
+	if len(rules) > 0 {
+		rules = slices.Insert(rules, 0, Rule{RestoreMark{c.Mask}, Verdict{Kind: Accept}})
+	}
+	c.chain(Chain{Name: "restore", Type: Filter, Hook: Prerouting, Priority: priorityMangle, Rules: rules})
 }
 
 func (c *compiler) byConnMark(chain string) []Rule {

@@ -45,6 +45,10 @@ func encode(r Rule) encoded {
 		case Map:
 			e.load(s.Field, s.Mask)
 			e.verdicts(s)
+		case RestoreMark: // the register still holds the masked mark when it is written: one load less than nft(8) would make of the text
+			e.add(&expr.Meta{Key: expr.MetaKeyMARK, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: native(0)},
+				&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, and(s.Mask, 0), &expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: native(0)},
+				&expr.Meta{Key: expr.MetaKeyMARK, Register: reg, SourceRegister: true})
 		case SetMark:
 			e.setMark(s)
 		case Verdict:

@@ -143,6 +143,11 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 			}
 			w.trace = append(w.trace, chain+": "+s.Entries[i].Verdict.String())
 			return s.Entries[i].Verdict, true
+		case RestoreMark:
+			if p.mark != 0 || p.conn == nil || p.conn.mark&s.Mask == 0 {
+				return Verdict{}, false
+			}
+			p.mark = p.conn.mark & s.Mask
 		case SetMark:
 			if s.Conn {
 				p.conn.mark = p.conn.mark&^s.Mask | s.Value

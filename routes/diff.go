@@ -120,7 +120,7 @@ func Stage(ops []Op, want Spec) Staged {
 	}
 	for _, op := range ops {
 		switch {
-		case op.Verb == Delete && op.Rule != nil && op.Rule.Mask != 0:
+		case op.Verb == Delete && op.Rule != nil && op.Rule.Mask != 0 && op.Rule.Goto == 0:
 			leaving[op.Rule.Table] = true
 		case op.Verb == Delete && op.Route != nil && op.Route.Metric != MetricLast:
 			dying[op.Route.Table] = true
@@ -129,7 +129,7 @@ func Stage(ops []Op, want Spec) Staged {
 	var s Staged
 	for _, op := range ops {
 		switch {
-		case op.Verb == Delete && op.Rule != nil && op.Rule.Mask != 0,
+		case op.Verb == Delete && op.Rule != nil && op.Rule.Mask != 0 && op.Rule.Goto == 0,
 			op.Verb == Delete && op.Route != nil && (leaving[op.Route.Table] || op.Route.Metric == MetricLast),
 			op.Verb == Replace && dying[op.Route.Table] && op.Route.Metric == MetricLast:
 			s.Last = append(s.Last, op)

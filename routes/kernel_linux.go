@@ -287,11 +287,18 @@ func ruleToKernel(r Rule) *netlink.Rule {
 	if r.SuppressDefault {
 		n.SuppressPrefixlen = 0
 	}
+	if r.Goto != 0 {
+		n.Goto = r.Goto
+	}
+	if r.Forwarded {
+		n.Invert, n.IifName = true, "lo"
+	}
 	return n
 }
 
 func ruleFromKernel(f Family, n netlink.Rule) Rule {
-	r := Rule{Family: f, Priority: n.Priority, Table: n.Table, Mark: n.Mark, SuppressDefault: n.SuppressPrefixlen == 0}
+	r := Rule{Family: f, Priority: n.Priority, Table: n.Table, Mark: n.Mark, SuppressDefault: n.SuppressPrefixlen == 0,
+		Goto: max(n.Goto, 0), Forwarded: n.Invert && n.IifName == "lo"}
 	if n.Mask != nil {
 		r.Mask = *n.Mask
 	}

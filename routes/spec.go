@@ -60,19 +60,31 @@ type Rule struct {
 	// must be longer than /0. The library drops this for tables >= 256, so it
 	// is only used with TableMain.
 	SuppressDefault bool
+	// Goto is the priority at which to go on instead of looking a table up; 0:
+	// look Table up. A rule that leads nowhere is skipped by the kernel.
+	Goto int
+	// Forwarded chooses packets that are not the router's own.
+	Forwarded bool
 }
 
 // String prints the rule as the arguments of "ip rule add".
 func (r Rule) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "ip %s rule pref %d", r.Family, r.Priority)
+	if r.Forwarded {
+		b.WriteString(" not iif lo")
+	}
 	if r.From.IsValid() {
 		fmt.Fprintf(&b, " from %s", r.From)
 	}
 	if r.Mask != 0 {
 		fmt.Fprintf(&b, " fwmark %#x/%#x", r.Mark, r.Mask)
 	}
-	fmt.Fprintf(&b, " lookup %s", tableName(r.Table))
+	if r.Goto != 0 {
+		fmt.Fprintf(&b, " goto %d", r.Goto)
+	} else {
+		fmt.Fprintf(&b, " lookup %s", tableName(r.Table))
+	}
 	if r.SuppressDefault {
 		b.WriteString(" suppress_prefixlength 0")
 	}
@@ -207,7 +219,7 @@ func (s Spec) String() string {
 
 func compareRules(a, b Rule) int {
 	return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Priority, b.Priority),
-		cmp.Compare(a.Mark, b.Mark), comparePrefixes(a.From, b.From), cmp.Compare(a.Table, b.Table))
+		cmp.Compare(a.Mark, b.Mark), comparePrefixes(a.From, b.From), cmp.Compare(a.Table, b.Table), cmp.Compare(b.Mask, a.Mask))
 }
 
 func compareRoutes(a, b Route) int {

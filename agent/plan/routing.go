@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"multiroute/agent/config"
 	"multiroute/routes"
 )
 
@@ -14,8 +15,12 @@ const (
 	// Connected, static and VPN routes of table main win over every uplink;
 	// only main's default does not count. No copies of them to keep in sync.
 	ruleMain = 0
-	// A connection stays on its uplink.
+	// Short cuts past the next ones, see shortcuts: at ruleJump + group.
+	ruleJump = 150
+	// A connection stays on its uplink: at ruleMark + group.
 	ruleMark = 200
+	// Only the router's own packets can come from an uplink's address.
+	ruleSkip = 299
 	// A socket bound to an uplink's address uses that uplink.
 	ruleFrom = 300
 	// Destinations that belong to one uplink: one look-up, however many.
@@ -32,6 +37,7 @@ func (m *maker) routing() {
 	for _, f := range m.families() {
 		base := m.router.RuleBase
 		m.rule(routes.Rule{Family: f, Priority: base + ruleMain, Table: routes.TableMain, SuppressDefault: true})
+		m.shortcuts(f)
 		for i := range m.Uplinks {
 			m.uplink(f, &m.Uplinks[i])
 		}
@@ -52,7 +58,7 @@ func (m *maker) routing() {
 // it is usable: then its death changes routes only.
 func (m *maker) uplink(f routes.Family, u *Uplink) {
 	leg := u.leg(f)
-	m.rule(routes.Rule{Family: f, Priority: m.router.RuleBase + ruleMark, Mark: u.Mark, Mask: m.router.MarkMask, Table: u.Table})
+	m.rule(routes.Rule{Family: f, Priority: m.router.RuleBase + ruleMark + u.ID/groupSize, Mark: u.Mark, Mask: m.router.MarkMask, Table: u.Table})
 	for _, a := range leg.Addresses {
 		m.rule(routes.Rule{Family: f, Priority: m.router.RuleBase + ruleFrom, From: netip.PrefixFrom(a, a.BitLen()), Table: u.Table})
 	}
@@ -73,6 +79,46 @@ func (m *maker) uplink(f routes.Family, u *Uplink) {
 	if leg.Usable {
 		m.route(routes.Route{Family: f, Table: u.Table, Dst: f.Default(), Nexthops: []routes.Nexthop{leg.Nexthop}})
 	}
+}
+
+// groupSize is how many rules on marks stand behind one short cut: the kernel
+// walks rules one by one, and half of 8 groups and half of 8 rules is the least
+// of 64.
+const groupSize = 8
+
+// shortcuts makes rules which only spare the kernel a walk along other rules;
+// without them every packet would still take the same way. Marks lead to the
+// group of their uplink; what has no mark, and what was not sent by the router,
+// goes past the rules that cannot match.
+func (m *maker) shortcuts(f routes.Family) {
+	if len(m.Uplinks) <= groupSize {
+		return
+	}
+	base, mask := m.router.RuleBase, m.router.MarkMask
+	m.rule(routes.Rule{Family: f, Priority: base + ruleJump - 1, Mask: mask, Goto: base + ruleSkip})
+	var done []int
+	for _, u := range m.Uplinks {
+		group := u.ID / groupSize
+		if slices.Contains(done, group) {
+			continue
+		}
+		done = append(done, group)
+		m.rule(routes.Rule{Family: f, Priority: base + ruleJump + group, Mark: m.mark(group * groupSize), Mask: mask &^ m.mark(groupSize-1), Goto: base + ruleMark + group})
+	}
+	past := base + rulePolicy
+	if m.anyPins(f) {
+		past = base + rulePins
+	}
+	m.rule(routes.Rule{Family: f, Priority: base + ruleSkip, Forwarded: true, Goto: past})
+}
+
+// anyPins reports whether there is a rule for destinations that belong to one
+// uplink.
+func (m *maker) anyPins(f routes.Family) bool {
+	return slices.ContainsFunc(m.Config.Uplinks, func(c config.Uplink) bool {
+		return slices.ContainsFunc(c.DNS, func(a netip.Addr) bool { return routes.FamilyOf(a) == f }) ||
+			slices.ContainsFunc(c.Destinations, func(p netip.Prefix) bool { return routes.FamilyOf(p.Addr()) == f })
+	})
 }
 
 func (m *maker) rule(r routes.Rule) { m.Routes.Rules = append(m.Routes.Rules, r) }
