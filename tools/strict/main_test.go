@@ -19,6 +19,9 @@ func TestRun(t *testing.T) {
 		out      string
 		err      string
 	}{
+		{"allowed", pass + `{"Action":"output","Package":"b","Test":"S","Output":"    s_test.go:3: no tun here\n"}
+{"Action":"skip","Package":"b","Test":"S"}
+`, 0, "ok  \ta\t0.1s\n1 packages, 1 tests passed, 1 skipped\n", "strict: skipped: b S: s_test.go:3: no tun here\n"},
 		{"passed", pass, 0, "ok  \ta\t0.1s\n1 packages, 1 tests passed, 0 skipped\n", ""},
 		{"text between events", "make: hello\n" + pass, 0, "make: hello\nok  \ta\t0.1s\n1 packages, 1 tests passed, 0 skipped\n", ""},
 		{"skipped", pass + `{"Action":"output","Package":"b","Test":"S","Output":"=== RUN S\n"}
@@ -42,7 +45,7 @@ func TestRun(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			var out, errOut strings.Builder
-			if status := run(strings.NewReader(c.in), &out, &errOut); status != c.status || out.String() != c.out || errOut.String() != c.err {
+			if status := run("no tun", strings.NewReader(c.in), &out, &errOut); status != c.status || out.String() != c.out || errOut.String() != c.err {
 				t.Errorf("status %d\n%s%s", status, &out, &errOut)
 			}
 		})
