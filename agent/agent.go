@@ -115,7 +115,7 @@ type uplinkState struct {
 func Run(ctx context.Context, o Options) error {
 	cfg, err := config.Load(o.Config)
 	if err != nil {
-		return fmt.Errorf("%w: %w", api.ErrConfig, err)
+		return fmt.Errorf("%w:\n%w", api.ErrConfig, err)
 	}
 	guard, squatted, err := lock()
 	if err != nil {
@@ -318,11 +318,11 @@ func (d *daemon) reload() (api.ReloadResult, error) {
 	cfg, err := config.Load(d.Config)
 	if err != nil {
 		d.loadErr = err
-		return api.ReloadResult{}, fmt.Errorf("%w: %w", api.ErrConfig, err)
+		return api.ReloadResult{}, fmt.Errorf("%w:\n%w", api.ErrConfig, err)
 	}
 	if cfg.Router.MarkMask != d.cfg.Router.MarkMask {
 		d.loadErr = fmt.Errorf("router.mark_mask cannot change while connections carry the old marks: run \"agent purge\" and start the agent again")
-		return api.ReloadResult{}, fmt.Errorf("%w: %w", api.ErrConfig, d.loadErr)
+		return api.ReloadResult{}, fmt.Errorf("%w:\n%w", api.ErrConfig, d.loadErr)
 	}
 	result := api.ReloadResult{Changed: !equal(cfg, d.cfg)}
 	if cfg.API != d.cfg.API {

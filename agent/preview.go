@@ -25,7 +25,7 @@ type preview struct {
 func look(path string, k router, t table, s sysctl.Store, ids plan.IDs) (preview, error) {
 	cfg, err := config.Load(path)
 	if err != nil {
-		return preview{}, fmt.Errorf("%w: %w", api.ErrConfig, err)
+		return preview{}, fmt.Errorf("%w:\n%w", api.ErrConfig, err)
 	}
 	facts, err := k.Facts()
 	if err != nil {
@@ -72,7 +72,7 @@ func (p preview) commands() string {
 // It changes nothing. It needs CAP_NET_ADMIN to read nftables.
 func Preview(path string) (commands, nft, ip string, err error) {
 	if _, err := config.Load(path); err != nil { // also for those who may not look at the kernel
-		return "", "", "", fmt.Errorf("%w: %w", api.ErrConfig, err)
+		return "", "", "", fmt.Errorf("%w:\n%w", api.ErrConfig, err)
 	}
 	k, err := routes.Open()
 	if err != nil {

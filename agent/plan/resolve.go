@@ -144,6 +144,12 @@ func (m *maker) resolveLeg(c *config.Uplink, link *routes.Link, f routes.Family,
 			m.warn("uplink %s: %s", c.Name, leg.Reason)
 			return
 		}
+	case config.GatewayNone:
+		if f == routes.IPv6 && !link.PointToPoint {
+			leg.Reason = fmt.Sprintf("%s is no point-to-point interface: name the provider's router in gateway6, or write gateway6 = \"off\"", c.Interface)
+			m.warn("uplink %s: %s", c.Name, leg.Reason)
+			return
+		}
 	case config.GatewayAuto:
 		d, ok := m.learned(link, f, own, len(chosen) > 0)
 		switch {

@@ -17,6 +17,10 @@ func check(c *call) error {
 	for _, f := range cfg.Files {
 		fmt.Fprintln(c.out, f)
 	}
-	fmt.Fprintf(c.out, "ok: %d uplinks\n", len(cfg.Uplinks))
+	many := "s"
+	if len(cfg.Uplinks) == 1 {
+		many = ""
+	}
+	fmt.Fprintf(c.out, "ok: %d uplink%s\n", len(cfg.Uplinks), many)
 	return nil
 }
