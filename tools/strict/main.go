@@ -36,7 +36,7 @@ type report struct {
 	running  map[key]*strings.Builder // what each unfinished test has printed
 	passed   int                      // tests
 	packages int                      // finished
-	failed   bool // or skipped without leave
+	failed   bool                     // or skipped without leave
 	skipped  []string
 	allow    string // why a test may be skipped; empty: for no reason
 }
