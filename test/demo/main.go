@@ -37,6 +37,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	program := flags.String("agent", besideMe(), "the agent to show")
+	check := flags.Bool("check", false, "only see whether a laboratory can be built here")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
 	} else if err != nil {
@@ -49,6 +50,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err := lab.Available(); err != nil { // lab.Main has said why
 		fmt.Fprint(stderr, remedy(os.Geteuid()))
 		return 1
+	}
+	if *check {
+		return 0
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
