@@ -131,7 +131,7 @@ func TestLoopRetriesSoon(t *testing.T) {
 func TestLoopRepairs(t *testing.T) {
 	t.Parallel()
 	running(t, func(t *testing.T, r *rig) {
-		r.k.state = nat.State{}
+		r.k.have.Rules = r.k.have.Rules[1:]
 		r.changed()
 		r.after(patience / 2)
 		r.wrote()

@@ -259,7 +259,9 @@ func (d *daemon) mend(now time.Time, state nat.State, have routes.Spec, p plan.P
 	}
 	// Routes die with their device without anybody's fault, so they are put
 	// back at once. Rules do not: their enemy may be in the middle of something.
-	rulesLost := len(lost) > 0 || slices.ContainsFunc(gone, isRule)
+	// But without the whole table nothing is NATed, and each packet counts.
+	exposed := len(lost) > 0 && (!state.Exists || state.Dormant)
+	rulesLost := (len(lost) > 0 || slices.ContainsFunc(gone, isRule)) && !exposed
 	if !d.drift.pending {
 		d.drift.pending, d.drift.seen = true, now
 		d.drift.due = now
