@@ -11,6 +11,7 @@ type Facts struct {
 	Defaults   []DefaultRoute
 	Neighbours []Neighbour
 	Marks      []ForeignMark
+	Intruders  []ForeignRoute
 	NoIPv6     bool // the kernel has no IPv6, or it is switched off
 }
 
@@ -59,6 +60,15 @@ type ForeignMark struct {
 	Priority int
 	Mark     uint32
 	Mask     uint32
+	Protocol uint8
+}
+
+// ForeignRoute is somebody else's route in a table of ours.
+type ForeignRoute struct {
+	Family   Family
+	Table    int
+	Dst      netip.Prefix
+	Metric   uint32
 	Protocol uint8
 }
 

@@ -120,7 +120,7 @@ func (k *Kernel) rules(f Family) ([]netlink.Rule, error) {
 }
 
 // Facts reads links, addresses, the main table's default routes, resolved
-// neighbours and foreign rules on marks.
+// neighbours, foreign rules on marks and foreign routes in our tables.
 func (k *Kernel) Facts() (Facts, error) {
 	f := Facts{NoIPv6: k.noIPv6}
 	links, err := retry(k.h.LinkList)
@@ -161,6 +161,9 @@ func (k *Kernel) Facts() (Facts, error) {
 				}
 				f.Marks = append(f.Marks, m)
 			}
+		}
+		if err := k.intruders(family, rules, &f); err != nil {
+			return Facts{}, err
 		}
 		neighbours, err := retry(func() ([]netlink.Neigh, error) { return k.h.NeighList(0, int(family)) })
 		if err != nil {
@@ -206,6 +209,31 @@ func (k *Kernel) defaults(family Family, f *Facts) error {
 		return fmt.Errorf("listing default routes of table main (%s): %w", family, err)
 	}
 	f.Defaults = append(f.Defaults, found...)
+	return nil
+}
+
+// intruders adds to f what others have put into the tables that our rules lead
+// to.
+func (k *Kernel) intruders(family Family, rules []netlink.Rule, f *Facts) error {
+	seen := map[int]bool{TableMain: true}
+	for _, rule := range rules {
+		if rule.Protocol != Protocol || seen[rule.Table] {
+			continue
+		}
+		seen[rule.Table] = true
+		list, err := retry(func() ([]netlink.Route, error) {
+			return k.strict.RouteListFiltered(int(family), &netlink.Route{Table: rule.Table}, netlink.RT_FILTER_TABLE)
+		})
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("listing table %d (%s): %w", rule.Table, family, err)
+		}
+		for _, r := range list {
+			if r.Protocol != Protocol {
+				f.Intruders = append(f.Intruders, ForeignRoute{Family: family, Table: r.Table, Dst: prefixFromKernel(family, r.Dst),
+					Metric: uint32(r.Priority), Protocol: uint8(r.Protocol)})
+			}
+		}
+	}
 	return nil
 }
 

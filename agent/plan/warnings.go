@@ -19,6 +19,10 @@ func (m *maker) warnings() {
 			m.warn("ip %s rule %d of another program uses mark %#x/%#x, which overlaps our mark_mask %#08x: give one of the two other bits", f.Family, f.Priority, f.Mark, f.Mask, m.router.MarkMask)
 		}
 	}
+	for _, r := range m.Facts.Intruders {
+		m.warn("another program (protocol %d) has put a route to %s, metric %d, into our table %d, where it goes before ours: ip %s route del %s metric %d table %d proto %d",
+			r.Protocol, r.Dst, r.Metric, r.Table, r.Family, r.Dst, r.Metric, r.Table, r.Protocol)
+	}
 	var seen []int
 	for _, d := range m.Facts.Defaults {
 		i := slices.IndexFunc(m.Facts.Links, func(l routes.Link) bool { return l.Index == d.Index })
