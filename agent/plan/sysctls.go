@@ -21,7 +21,8 @@ func (m *maker) sysctls() {
 	set("net/ipv4/fwmark_reflect", "1")
 	if v6 {
 		set("net/ipv6/fib_multipath_hash_fields", "63")
-		set("net/ipv6/fib_multipath_hash_policy", "3")
+		m.Sysctls = append(m.Sysctls, sysctl.Setting{Key: "net/ipv6/fib_multipath_hash_policy", Value: "3",
+			Needs: "net/ipv6/fib_multipath_hash_fields", Else: "1"}) // both came with Linux 5.14
 		set("net/ipv6/fwmark_reflect", "1")
 	}
 	var done []string

@@ -23,6 +23,9 @@ type Setting struct {
 	// From, if not empty, is the only present value that is changed: a setting
 	// that was switched off on purpose stays off.
 	From string
+	// Needs, if not empty, is a parameter without which the kernel does not know
+	// Value; it gets Else then.
+	Needs, Else string
 	// Implied parameters change as a side effect of writing this one; they are
 	// remembered and put back too.
 	Implied []string
@@ -52,6 +55,9 @@ func (s Store) Check(want []Setting) ([]Deviation, error) {
 	var wrong []Deviation
 	var errs []error
 	for _, w := range want {
+		if _, err := os.Stat(s.path(w.Needs)); w.Needs != "" && err != nil {
+			w.Value = w.Else
+		}
 		have, err := s.read(w.Key)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):

@@ -317,3 +317,26 @@ func TestRestoreGlobalFirst(t *testing.T) {
 	k.restore()
 	k.want(map[string]string{forward1: "1"})
 }
+
+// TestNeeds: an older kernel gets the value that it knows.
+func TestNeeds(t *testing.T) {
+	t.Parallel()
+	want := []Setting{{Key: "net/ipv6/fib_multipath_hash_policy", Value: "3", Needs: "net/ipv6/fib_multipath_hash_fields", Else: "1"}}
+	for value, present := range map[string]map[string]string{
+		"1": {"net/ipv6/fib_multipath_hash_policy": "0"},
+		"3": {"net/ipv6/fib_multipath_hash_policy": "0", "net/ipv6/fib_multipath_hash_fields": "0"},
+	} {
+		k := newKernel(t, present)
+		wrong, err := k.Check(want)
+		if err != nil || len(wrong) != 1 {
+			t.Fatal(wrong, err)
+		}
+		if err := k.Apply(wrong); err != nil {
+			t.Fatal(err)
+		}
+		k.want(map[string]string{"net/ipv6/fib_multipath_hash_policy": value})
+		if wrong, err := k.Check(want); err != nil || len(wrong) != 0 {
+			t.Errorf("not content: %v, %v", wrong, err)
+		}
+	}
+}
