@@ -85,10 +85,12 @@ func (t *Table) commit(verb string, b *batch) error {
 		return nil
 	}
 	var failed *netlink.OpError
+	op := ""
 	if errors.As(err, &failed) && failed.Sequence > 1 && int(failed.Sequence) <= len(b.what) {
-		err = fmt.Errorf("%s: %w", b.what[failed.Sequence-1], err)
+		op = b.what[failed.Sequence-1]
+		err = fmt.Errorf("%s: %w", op, err)
 	}
-	return fmt.Errorf("%s table inet %s: %w%s", verb, TableName, errors.Join(err, t.redial()), hint(err))
+	return fmt.Errorf("%s table inet %s: %w%s", verb, TableName, errors.Join(err, t.redial()), hint(op, err))
 }
 
 // exchange sends a batch and waits for the kernel's word on its last operation,
@@ -120,12 +122,15 @@ func (t *Table) redial() error {
 	return t.dial()
 }
 
-func hint(err error) string {
+// hint says what to do about the errors that people meet.
+func hint(op string, err error) string {
 	switch {
 	case errors.Is(err, unix.EPERM):
 		return " (it needs root, or CAP_NET_ADMIN)"
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EAFNOSUPPORT):
-		return " (a kernel feature may be missing: it needs CONFIG_NF_TABLES_INET, NFT_CT, NFT_NAT, NFT_MASQ, NFT_FIB_INET, NF_CONNTRACK_MARK)"
+		if option := missingOption(op); option != "" {
+			return " (the kernel does not know this: it needs " + option + ")"
+		}
 	}
 	return ""
 }
@@ -186,7 +191,7 @@ func (t *Table) dump(message netlink.HeaderType, tableAttribute uint16) ([]netli
 		Data:   append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, attrs...),
 	})
 	if err != nil {
-		what := fmt.Errorf("reading table inet %s: %w%s", TableName, err, hint(err))
+		what := fmt.Errorf("reading table inet %s: %w%s", TableName, err, hint("", err))
 		if errors.Is(err, unix.EINVAL) {
 			what = fmt.Errorf("reading table inet %s: the kernel has no nftables: it was built without CONFIG_NF_TABLES: %w", TableName, err)
 		}
