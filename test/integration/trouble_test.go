@@ -148,6 +148,10 @@ func TestUnusableGateway(t *testing.T) {
 	h.start(ctx, good)
 	b := h.bystanders(ctx, h.Uplinks[0])
 	u := h.Uplinks[1]
+	// See TestGatewayAuto.
+	if err := h.Uplinks[0].Provider.Allow(netip.PrefixFrom(u.Address.Addr(), 32), netip.PrefixFrom(u.Address6.Addr(), 128)); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct{ name, gateway, gateway6, says string }{
 		{"outside every subnet", "203.0.113.1", "2001:db8:77::1", "203.0.113.1 is in no subnet"},
 		{"the router's own", u.Address.Addr().String(), u.Address6.Addr().String(), "own address"},
