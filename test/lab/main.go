@@ -20,11 +20,11 @@ const childEnv = "MULTIROUTE_LAB_CHILD"
 // ErrUnavailable is wrapped by every error that says that no lab can be built here.
 var ErrUnavailable = errors.New("lab: not available")
 
-// available is set once, by Main, before anything else runs.
-var available = fmt.Errorf("%w: lab.Main did not run", ErrUnavailable)
+// errUnavailable is why not; it is set once, by Main, before anything else runs.
+var errUnavailable = fmt.Errorf("%w: lab.Main did not run", ErrUnavailable)
 
 // Available says whether a lab can be built in this process; the error is the reason why not, and wraps ErrUnavailable.
-func Available() error { return available }
+func Available() error { return errUnavailable }
 
 // Main runs the program in namespaces of its own and returns its exit status. Programs call it first of all, and tests from TestMain:
 //
@@ -36,14 +36,14 @@ func Available() error { return available }
 func Main(run func() int) int {
 	if os.Getenv(childEnv) != "" {
 		os.Unsetenv(childEnv)
-		if available = isolate(); available != nil {
-			fmt.Fprintln(os.Stderr, "lab: skipped:", available)
+		if errUnavailable = isolate(); errUnavailable != nil {
+			fmt.Fprintln(os.Stderr, "lab: skipped:", errUnavailable)
 		}
 		return run()
 	}
 	status, err := respawn()
 	if err != nil {
-		available = fmt.Errorf("%w: %w", ErrUnavailable, err)
+		errUnavailable = fmt.Errorf("%w: %w", ErrUnavailable, err)
 		fmt.Fprintln(os.Stderr, "lab: skipped:", err)
 		return run()
 	}

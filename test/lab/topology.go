@@ -257,7 +257,7 @@ func newSwitch(name string) (*NS, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ns.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err == nil {
+	if err = ns.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err == nil {
 		err = ns.Bridge("br0")
 	}
 	if err != nil {
