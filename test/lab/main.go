@@ -135,7 +135,7 @@ func isolate() error {
 	// /sys shows the interfaces of the namespace it was mounted from. Where it may not be mounted, the old one stays; nothing here reads it.
 	_ = unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 
-	available = nil // for NewNS
+	errUnavailable = nil // for NewNS
 	ns, err := NewNS("probe")
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
