@@ -29,8 +29,8 @@ type NS struct {
 // NewNS makes an empty network namespace with its loopback interface up, and with defaults under which addresses are usable at once: no
 // duplicate address detection, no router solicitations, no reverse path filter.
 func NewNS(name string) (*NS, error) {
-	if available != nil {
-		return nil, available
+	if errUnavailable != nil {
+		return nil, errUnavailable
 	}
 	ns := &NS{Name: name, fd: -1}
 	created := make(chan error, 1)
