@@ -10,11 +10,9 @@ import (
 // Message types: NFNL_SUBSYS_CTNETLINK (include/uapi/linux/netfilter/nfnetlink.h) in the
 // upper byte, enum cntl_msg_types of nfnetlink_conntrack.h in the lower.
 const (
-	subsysCTNetlink = 1
-
-	msgNew    = subsysCTNetlink<<8 | 0 // IPCTNL_MSG_CT_NEW
-	msgGet    = subsysCTNetlink<<8 | 1 // IPCTNL_MSG_CT_GET
-	msgDelete = subsysCTNetlink<<8 | 2 // IPCTNL_MSG_CT_DELETE
+	msgNew    = 0x100 + iota // IPCTNL_MSG_CT_NEW
+	msgGet                   // IPCTNL_MSG_CT_GET
+	msgDelete                // IPCTNL_MSG_CT_DELETE
 )
 
 // Attributes of a message: enum ctattr_type.
