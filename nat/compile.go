@@ -314,11 +314,37 @@ func (c *compiler) guard() {
 	}
 	c.chain(Chain{Name: "guard-in", Rules: c.guardIn()})
 	c.chain(Chain{Name: "guard-out", Rules: c.guardOut()})
-	c.chain(Chain{Name: "guard", Type: Filter, Hook: Forward, Priority: priorityFilter, Rules: []Rule{
-		{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{snat, dnatted}}, Verdict{Kind: Accept}},
-		{in},
-		{out},
-	}})
+	rules := []Rule{{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{snat, dnatted}}, Verdict{Kind: Accept}}}
+	if answers := c.answers(); len(answers.Entries) > 0 {
+		rules = []Rule{
+			{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{snat}}, Verdict{Kind: Accept}},
+			{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{dnatted}}, Match{Field: ConnDirection, Values: []Value{reply}}, answers},
+			{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{dnatted}}, Verdict{Kind: Accept}},
+		}
+	}
+	c.chain(Chain{Name: "guard", Type: Filter, Hook: Forward, Priority: priorityFilter, Rules: append(rules, Rule{in}, Rule{out})})
+}
+
+// answers makes the chains for what goes back to those who came in by an
+// uplink: its source is that uplink's address, which only masquerade would
+// change with the route. When the uplink's table is empty (its interface went
+// down), routing finds another uplink for it; there it must not leave.
+func (c *compiler) answers() Map {
+	m := Map{Field: ConnMark, Mask: c.Mask}
+	if len(c.interfaces) < 2 {
+		return m // uplinks that share one do not fall through
+	}
+	for _, name := range c.interfaces {
+		others := c.outUplink(Is)
+		others.Values = slices.DeleteFunc(others.Values, func(v Value) bool { return v == ifname(name) })
+		c.chain(Chain{Name: "answers-" + name, Rules: []Rule{{others, Verdict{Kind: Drop}}, {Verdict{Kind: Accept}}}})
+	}
+	for _, u := range c.Uplinks {
+		if u.Mark != 0 {
+			m.Entries = append(m.Entries, MapEntry{mark(u.Mark), Verdict{Goto, "answers-" + u.Interface}})
+		}
+	}
+	return m
 }
 
 // guardShared makes the chains of an interface that serves clients too: what

@@ -250,7 +250,7 @@ func TestKernelForeign(t *testing.T) {
 		lost string // part of the first line of Missing; "": nothing of ours is missing
 	}{
 		{"rule deleted", func(k *kernel) {
-			if err := k.foreign.DelRule(k.rules("guard")[1]); err != nil {
+			if err := k.foreign.DelRule(k.rules("guard")[3]); err != nil {
 				k.t.Fatal(err)
 			}
 		}, "chain guard: iifname"},
