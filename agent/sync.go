@@ -219,7 +219,7 @@ func (d *daemon) end(leaving []nat.Uplink, p plan.Plan) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	d.settled = p
+	d.settled = plan.Settled(d.settled, p)
 	return nil
 }
 

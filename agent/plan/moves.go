@@ -69,11 +69,34 @@ func endedLegs(old, new Plan, o, n Uplink) []End {
 	return ends
 }
 
-// moved reports whether a leg that was in use lost the address that its
-// connections have. For IPv4 that is the first (inet_select_addr). IPv6 takes
+// Settled returns p as old for the next Ended, once what ended since old is
+// deleted: an uplink that went down while nobody could take its connections
+// over keeps their addresses, so that it is seen when it returns with others.
+func Settled(old, p Plan) Plan {
+	p.Uplinks = slices.Clone(p.Uplinks)
+	for i := range p.Uplinks {
+		u := &p.Uplinks[i]
+		o := slices.IndexFunc(old.Uplinks, func(o Uplink) bool { return o.Name == u.Name && o.ID == u.ID })
+		if o < 0 {
+			continue
+		}
+		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+			leg, heir := u.leg(f), Uplink.Usable
+			if u.Usable() {
+				heir = func(n Uplink) bool { return n.leg(f).Usable }
+			}
+			if !leg.Usable && !slices.ContainsFunc(p.Uplinks, heir) {
+				leg.Addresses, leg.Source = old.Uplinks[o].leg(f).Addresses, old.Uplinks[o].leg(f).Source
+			}
+		}
+	}
+	return p
+}
+
+// moved reports whether a leg lost the address that its connections have. For IPv4 that is the first (inet_select_addr). IPv6 takes
 // any, and temporary ones come and go: there all have to be lost.
 func moved(old, new Leg) bool {
-	if !old.Usable || !new.Usable {
+	if len(old.Addresses) == 0 || !new.Usable {
 		return false
 	}
 	if old.Source.IsValid() && old.Source != new.Source {

@@ -114,6 +114,39 @@ func TestEnded(t *testing.T) {
 	}
 }
 
+// What ends when an uplink returns from a time in which nobody could take its
+// connections over.
+func TestEndedAfterDown(t *testing.T) {
+	t.Parallel()
+	ids := Assign(IDs{}, mustConfig(t, twoConfig))
+	at := func(facts string) Plan { return Make(Input{mustConfig(t, oneConfig), mustFacts(t, facts), ids}) }
+	for _, tt := range []struct {
+		name    string
+		returns string
+		want    []End
+	}{
+		{"as it was", links + bUp + b6, nil},
+		{"with another address", links + bNew + b6, []End{{markB, routes.IPv4}}},
+		{"with another prefix", links + bUp + strings.ReplaceAll(b6, "db8::", "db8:1::"), []End{{markB, routes.IPv6}}},
+	} {
+		old := at(links + bUp + b6)
+		for _, facts := range []string{links, "link eth1 3\nlink eth2 4 nocarrier\n" + bUp, links} {
+			down := at(facts)
+			if got := Ended(old, down); got != nil {
+				t.Errorf("%s: while down, %#x ended", tt.name, got)
+			}
+			old = Settled(old, down)
+		}
+		back := at(tt.returns)
+		if got := Ended(old, back); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: ended %#x, want %#x", tt.name, got, tt.want)
+		}
+		if got := Ended(Settled(old, back), back); got != nil {
+			t.Errorf("%s: ended again: %#x", tt.name, got)
+		}
+	}
+}
+
 // An agent that starts does not know what its predecessor's uplinks were like,
 // so it ends what is bound to an uplink that cannot carry it.
 func TestEndedAtStart(t *testing.T) {
