@@ -6,6 +6,8 @@ import (
 
 	"multiroute/agent/plan"
 	"multiroute/conntrack"
+	"multiroute/nat"
+	"multiroute/routes"
 )
 
 // adopt deals with connections that began while our rules were not there. One
@@ -57,6 +59,40 @@ func (d *daemon) adopt(p plan.Plan) error {
 		d.Log.Info("connections that began before the rules", "bound_to_their_uplink", bound, "deleted_because_not_nated", ended)
 	}
 	return err
+}
+
+// settledBy is what a predecessor's rules in the kernel tell of its plan: whose
+// connections there may be, by which interface and with which addresses. The
+// rules on addresses do not say which of several IPv4 addresses was the first,
+// so then it tells none.
+func settledBy(state nat.State, have routes.Spec, mask uint32) plan.Plan {
+	var p plan.Plan
+	for _, n := range state.Uplinks() {
+		if n.Interface == "" {
+			continue
+		}
+		u := plan.Uplink{Name: n.Name, ID: n.ID, Mark: uint32(n.ID) * (mask & -mask), Interface: n.Interface}
+		for _, r := range have.Rules {
+			if r.Mask != mask || r.Mark != u.Mark || r.Goto != 0 {
+				continue
+			}
+			u.Table = r.Table
+			leg := &u.V4
+			if r.Family == routes.IPv6 {
+				leg = &u.V6
+			}
+			for _, from := range have.Rules {
+				if from.Family == r.Family && from.Table == r.Table && from.From.IsValid() {
+					leg.Addresses = append(leg.Addresses, from.From.Addr())
+				}
+			}
+		}
+		if len(u.V4.Addresses) > 1 {
+			u.V4.Addresses = nil
+		}
+		p.Uplinks = append(p.Uplinks, u)
+	}
+	return p
 }
 
 // leaves reports whether an address is reached by an uplink: it is in none of

@@ -199,8 +199,13 @@ func (d *daemon) start(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
+	have, err := d.router.Read()
+	if err != nil {
+		return err
+	}
 	d.ids = idsFrom(state)
 	d.accept(cfg)
+	d.settled = settledBy(state, have, cfg.Router.MarkMask)
 	d.Log.Info("starting", "version", d.Version, "config", d.Config, "uplinks", len(cfg.Uplinks))
 	if err := d.pass(time.Now()); err != nil {
 		return fmt.Errorf("putting the configuration into the kernel: %w", err)

@@ -106,7 +106,8 @@ type Staged struct {
 	// Last, when the connections of uplinks that go are deleted: what keeps
 	// their packets from going another way with the old address. These are
 	// rules on marks with the tables behind them, and last resorts of tables
-	// whose default has gone.
+	// whose default has gone. Rules on addresses, too: they tell the next agent
+	// which connections had those, should this one die before.
 	Last []Op
 }
 
@@ -130,6 +131,7 @@ func Stage(ops []Op, want Spec) Staged {
 	for _, op := range ops {
 		switch {
 		case op.Verb == Delete && op.Rule != nil && op.Rule.Mask != 0 && op.Rule.Goto == 0,
+			op.Verb == Delete && op.Rule != nil && op.Rule.From.IsValid(),
 			op.Verb == Delete && op.Route != nil && (leaving[op.Route.Table] || op.Route.Metric == MetricLast),
 			op.Verb == Replace && dying[op.Route.Table] && op.Route.Metric == MetricLast:
 			s.Last = append(s.Last, op)
