@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -111,5 +112,18 @@ func TestAdoptDisabled(t *testing.T) {
 	p.Uplinks[0].State = plan.Disabled
 	if err := r.adopt(p); err != nil || len(r.k.bound) > 0 {
 		t.Errorf("bound %v, %v", r.k.bound, err)
+	}
+}
+
+// Connections may begin without NAT not only while the table is away.
+func TestAdoptAfterRepair(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	r.k.entries = testEntries()
+	r.k.state.Dormant = true
+	r.mustPass(time.Second)
+	r.holds()
+	if len(r.k.bound) == 0 || len(r.k.ended) == 0 {
+		t.Errorf("bound %d, ended %d", len(r.k.bound), len(r.k.ended))
 	}
 }

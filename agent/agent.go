@@ -95,7 +95,7 @@ type daemon struct {
 	plan    plan.Plan   // the newest
 	ruleset nat.Ruleset // compiled from plan
 	settled plan.Plan   // the newest whose connections were dealt with
-	fresh   bool        // our table was not there, and connections of that time are not dealt with
+	fresh   bool        // our table, or part of it, was not there, and connections of that time are not dealt with
 	applied bool        // plan and ruleset were once written or found in the kernel
 	ready   bool
 	states  map[string]uplinkState

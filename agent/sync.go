@@ -279,6 +279,7 @@ func (d *daemon) mend(now time.Time, state nat.State, have routes.Spec, p plan.P
 		d.Log.Error("another program keeps removing our rules: repairs are limited; find it and stop it", "lost", brief(slices.Concat(lost, gone)))
 		return false
 	}
+	d.fresh = d.fresh || len(lost) > 0 // connections began without the rules that were missing
 	d.drift.pending = false
 	d.drift.repairs++
 	d.drift.last = now
