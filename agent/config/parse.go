@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
@@ -180,6 +181,12 @@ var syntaxHints = []struct{ part, hint string }{
 
 // syntaxProblem makes one line of what the decoder says, with a hint.
 func syntaxProblem(message string) string {
+	message = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || unicode.IsSpace(r) {
+			return r
+		}
+		return '?' // the decoder repeats what it read, whatever that was
+	}, message)
 	s := "wrong TOML: " + strings.TrimSuffix(strings.Join(strings.Fields(message), " "), ".")
 	for _, h := range syntaxHints {
 		if strings.Contains(s, h.part) {

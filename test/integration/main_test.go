@@ -7,7 +7,6 @@ package integration
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -51,14 +50,17 @@ func newHouse(t *testing.T, topology func(lab.Options) (*lab.Topology, error), o
 	if err != nil {
 		t.Fatal(err)
 	}
-	folder := filepath.Join(t.TempDir(), "multiroute")
-	if err := os.Mkdir(folder, 0o750); err != nil {
+	folder, err := os.MkdirTemp("/run", "h") // the lab's own; short, as a socket's path has at most 107 bytes
+	if err != nil {
 		t.Fatal(err)
 	}
 	h := &house{Topology: top, Agent: rig.New(path, folder, top.Router), t: t}
 	t.Cleanup(func() {
 		h.noLeaks()
 		top.Close()
+		if err := os.RemoveAll(folder); err != nil {
+			t.Error(err)
+		}
 		if t.Failed() {
 			t.Logf("the end of the agent's log:\n%s", tail(h.Log(), 40))
 		}
