@@ -321,12 +321,16 @@ func ruleToKernel(r Rule) *netlink.Rule {
 	if r.Forwarded {
 		n.Invert, n.IifName = true, "lo"
 	}
+	if r.Unreachable {
+		n.Type = unix.RTN_UNREACHABLE
+	}
 	return n
 }
 
 func ruleFromKernel(f Family, n netlink.Rule) Rule {
 	r := Rule{Family: f, Priority: n.Priority, Table: n.Table, Mark: n.Mark, SuppressDefault: n.SuppressPrefixlen == 0,
 		Goto: max(n.Goto, 0), Forwarded: n.Invert && n.IifName == "lo"}
+	r.Unreachable = r.Table == 0 && r.Goto == 0 // the library does not read a rule's type
 	if n.Mask != nil {
 		r.Mask = *n.Mask
 	}

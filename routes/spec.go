@@ -65,6 +65,8 @@ type Rule struct {
 	Goto int
 	// Forwarded chooses packets that are not the router's own.
 	Forwarded bool
+	// Unreachable answers "unreachable" instead of looking Table (0) up.
+	Unreachable bool
 }
 
 // String prints the rule as the arguments of "ip rule add".
@@ -80,9 +82,12 @@ func (r Rule) String() string {
 	if r.Mask != 0 {
 		fmt.Fprintf(&b, " fwmark %#x/%#x", r.Mark, r.Mask)
 	}
-	if r.Goto != 0 {
+	switch {
+	case r.Goto != 0:
 		fmt.Fprintf(&b, " goto %d", r.Goto)
-	} else {
+	case r.Unreachable:
+		b.WriteString(" unreachable")
+	default:
 		fmt.Fprintf(&b, " lookup %s", tableName(r.Table))
 	}
 	if r.SuppressDefault {

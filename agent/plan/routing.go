@@ -23,6 +23,8 @@ const (
 	ruleSkip = 299
 	// A socket bound to an uplink's address uses that uplink.
 	ruleFrom = 300
+	// ... and no other, also while its table is empty.
+	ruleFromOnly = 301
 	// Destinations that belong to one uplink: one look-up, however many.
 	rulePins = 400
 	// Traffic that was given to a policy.
@@ -60,7 +62,9 @@ func (m *maker) uplink(f routes.Family, u *Uplink) {
 	leg := u.leg(f)
 	m.rule(routes.Rule{Family: f, Priority: m.router.RuleBase + ruleMark + u.ID/groupSize, Mark: u.Mark, Mask: m.router.MarkMask, Table: u.Table})
 	for _, a := range leg.Addresses {
-		m.rule(routes.Rule{Family: f, Priority: m.router.RuleBase + ruleFrom, From: netip.PrefixFrom(a, a.BitLen()), Table: u.Table})
+		from := netip.PrefixFrom(a, a.BitLen())
+		m.rule(routes.Rule{Family: f, Priority: m.router.RuleBase + ruleFrom, From: from, Table: u.Table})
+		m.rule(routes.Rule{Family: f, Priority: m.router.RuleBase + ruleFromOnly, From: from, Unreachable: true})
 	}
 	last := routes.Route{Family: f, Table: u.Table, Dst: f.Default(), Metric: routes.MetricLast}
 	switch {

@@ -153,6 +153,7 @@ func (h *house) ipRules(t *testing.T, family string) []string {
 		FwMark   string
 		FwMask   string
 		Table    string
+		Action   string
 		Suppress *int `json:"suppress_prefixlen"`
 		Protocol string
 		Dst, Iif string
@@ -173,7 +174,11 @@ func (h *house) ipRules(t *testing.T, family string) []string {
 		if r.FwMark != "" {
 			line += " fwmark " + r.FwMark + "/" + r.FwMask
 		}
-		line += " lookup " + r.Table
+		if r.Action != "" {
+			line += " " + r.Action
+		} else {
+			line += " lookup " + r.Table
+		}
 		if r.Suppress != nil {
 			line += fmt.Sprintf(" suppress_prefixlength %d", *r.Suppress)
 		}
