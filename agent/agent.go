@@ -42,9 +42,12 @@ type (
 		Read() (nat.State, error)
 		Write(nat.State, nat.Ruleset) error
 	}
-	tracker interface {
-		DeleteByMark(mark, mask uint32) error
+	counter interface {
 		CountByMark(mask uint32) (map[uint32]int, error)
+	}
+	tracker interface {
+		counter
+		DeleteByMark(mark, mask uint32) error
 		Each(conntrack.Filter, func(conntrack.Entry) error) error
 		SetMarks([]conntrack.MarkUpdate) (int, error)
 		DeleteAll([]conntrack.Entry) (int, error)
@@ -79,6 +82,7 @@ type daemon struct {
 	router   router
 	table    table
 	tracker  tracker
+	counter  counter // a connection of its own: counting must not hold up a failover
 	sysctl   sysctl.Store
 	calls    chan func()
 	dirty    chan struct{} // capacity 1: "look at the kernel"
@@ -145,10 +149,16 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer ct.Close()
+	counter, err := conntrack.Dial()
+	if err != nil {
+		return err
+	}
+	defer counter.Close()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	d := newDaemon(o, k, t, ct, sysctlStore(cfg))
+	d.counter = counter
 	d.stop = cancel
 	d.warnings = listener.Warnings
 	if squatted != nil {
@@ -175,7 +185,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func newDaemon(o Options, r router, t table, c tracker, s sysctl.Store) *daemon {
-	return &daemon{Options: o, router: r, table: t, tracker: c, sysctl: s, stop: func() {},
+	return &daemon{Options: o, router: r, table: t, tracker: c, counter: c, sysctl: s, stop: func() {},
 		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{},
 		drift: drift{limiter: rate.NewLimiter(rate.Every(repairEvery), repairBurst)}}
 }

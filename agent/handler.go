@@ -43,7 +43,7 @@ func (h *handler) Status(ctx context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	if counts, err := h.d.tracker.CountByMark(mask); err == nil {
+	if counts, err := h.d.counter.CountByMark(mask); err == nil {
 		for i := range s.Uplinks {
 			n := counts[s.Uplinks[i].Mark]
 			s.Uplinks[i].Connections = &n

@@ -124,3 +124,35 @@ func TestForwardedAfterRestart(t *testing.T) {
 		})
 	}
 }
+
+// TestOwnWhileUplinkGoes: the same for what the router itself answers from an
+// uplink's address.
+func TestOwnWhileUplinkGoes(t *testing.T) {
+	for _, running := range []bool{true, false} {
+		for name, gone := range map[string]func(*lab.Uplink, *house) error{
+			"carrier": func(u *lab.Uplink, _ *house) error { return u.Carrier(false) },
+			"down":    func(u *lab.Uplink, h *house) error { return h.Topology.Router.Down(u.Interface) },
+		} {
+			t.Run(fmt.Sprintf("%s, agent running: %v", name, running), func(t *testing.T) {
+				ctx := deadline(t, 30*time.Second)
+				h := newHouse(t, lab.NewRouter, lab.Options{})
+				h.start(ctx, h.forwarding())
+				u, somebody := h.Uplinks[1], netip.AddrPortFrom(lab.InternetAddress, 5555)
+				own := netip.AddrPortFrom(u.Address.Addr(), 7777)
+				ask, err := lab.StartOneWay(ctx, h.Internet, lab.Socket{Local: somebody}, own, 10*time.Millisecond)
+				must(t, err)
+				time.Sleep(50 * time.Millisecond) // the first to send makes the connection
+				answers, err := lab.StartOneWay(ctx, h.Topology.Router, lab.Socket{Local: own}, somebody, time.Millisecond)
+				must(t, err)
+				time.Sleep(50 * time.Millisecond) // a few of both
+				ask.Stop()
+				if !running {
+					must(t, h.End(syscall.SIGKILL))
+				}
+				must(t, gone(u, h))
+				time.Sleep(300 * time.Millisecond) // in which nothing may leave
+				answers.Stop()
+			})
+		}
+	}
+}
