@@ -215,7 +215,7 @@ func (k *Kernel) defaults(family Family, f *Facts) error {
 // intruders adds to f what others have put into the tables that our rules lead
 // to.
 func (k *Kernel) intruders(family Family, rules []netlink.Rule, f *Facts) error {
-	seen := map[int]bool{TableMain: true}
+	seen := map[int]bool{TableMain: true, unix.RT_TABLE_UNSPEC: true} // the latter: rules that look no table up
 	for _, rule := range rules {
 		if rule.Protocol != Protocol || seen[rule.Table] {
 			continue

@@ -29,6 +29,9 @@ func TestManyUplinks(t *testing.T) {
 		return text
 	}
 	h.start(ctx, config(10, 11, 12, 40))
+	if s, err := h.Status(ctx); err != nil || len(s.Warnings) > 0 {
+		t.Errorf("warnings: %q, %v", s.Warnings, err)
+	}
 	to := netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)
 	streams, err := lab.StartStreams(ctx, h.Client(), 200, lab.To(to), lab.StreamOptions{Interval: 50 * time.Millisecond})
 	must(t, err)

@@ -29,6 +29,9 @@ func TestSpread(t *testing.T) {
 			ctx := deadline(t, 2*time.Minute)
 			h := newHouse(t, c.topology, lab.Options{})
 			h.start(ctx, rig.Config(h.Topology, weights))
+			if s, err := h.Status(ctx); err != nil || len(s.Warnings) > 0 {
+				t.Errorf("warnings: %q, %v", s.Warnings, err)
+			}
 			for _, s := range []struct {
 				name string
 				from *lab.NS
