@@ -53,6 +53,10 @@ func Purge(ctx context.Context, cfg *config.Config) error {
 	// connections that end here leaves by the right uplink.
 	if state.Exists {
 		errs = append(errs, t.Delete(), endConnections(state, cfg.Router.MarkMask))
+		select {
+		case <-ctx.Done():
+		case <-time.After(linger):
+		}
 	}
 	have, err := k.Read()
 	if err == nil {
@@ -64,6 +68,11 @@ func Purge(ctx context.Context, cfg *config.Config) error {
 	}
 	return errors.Join(errs...)
 }
+
+// linger is how long the rules on addresses outlive the connections: the far
+// ends of those still send (retransmissions begin after 200 ms), and the resets
+// that they get must leave by the uplink that they came in on.
+const linger = 300 * time.Millisecond
 
 // takeOver stops a running agent and waits until it is gone.
 func takeOver(ctx context.Context, cfg *config.Config) (net.Listener, error) {
