@@ -213,26 +213,35 @@ func (k *Kernel) defaults(family Family, f *Facts) error {
 }
 
 // intruders adds to f what others have put into the tables that our rules lead
-// to.
+// to: one list, however many tables.
 func (k *Kernel) intruders(family Family, rules []netlink.Rule, f *Facts) error {
-	seen := map[int]bool{TableMain: true, unix.RT_TABLE_UNSPEC: true} // the latter: rules that look no table up
+	ours := map[int]bool{}
 	for _, rule := range rules {
-		if rule.Protocol != Protocol || seen[rule.Table] {
-			continue
+		if rule.Protocol == Protocol {
+			ours[rule.Table] = true
 		}
-		seen[rule.Table] = true
-		list, err := retry(func() ([]netlink.Route, error) {
-			return k.strict.RouteListFiltered(int(family), &netlink.Route{Table: rule.Table}, netlink.RT_FILTER_TABLE)
-		})
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("listing table %d (%s): %w", rule.Table, family, err)
-		}
-		for _, r := range list {
-			if r.Protocol != Protocol {
-				f.Intruders = append(f.Intruders, ForeignRoute{Family: family, Table: r.Table, Dst: prefixFromKernel(family, r.Dst),
-					Metric: uint32(r.Priority), Protocol: uint8(r.Protocol)})
+	}
+	delete(ours, TableMain)
+	delete(ours, unix.RT_TABLE_UNSPEC) // of rules that look no table up
+	if len(ours) == 0 {
+		return nil
+	}
+	list, err := retry(func() ([]netlink.Route, error) {
+		var found []netlink.Route
+		err := k.strict.RouteListFilteredIter(int(family), &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+			if ours[r.Table] && r.Protocol != Protocol {
+				found = append(found, r)
 			}
-		}
+			return true
+		})
+		return found, err
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("listing the routes of others in our tables (%s): %w", family, err)
+	}
+	for _, r := range list {
+		f.Intruders = append(f.Intruders, ForeignRoute{Family: family, Table: r.Table, Dst: prefixFromKernel(family, r.Dst),
+			Metric: uint32(r.Priority), Protocol: uint8(r.Protocol)})
 	}
 	return nil
 }
