@@ -36,10 +36,11 @@ func (h *house) forwarding() string {
 	return rig.Config(h.Topology, nil) + fmt.Sprintf("\n[[port_forward]]\nname = \"udp\"\nprotocol = \"udp\"\nport = 9999\nto = \"%s\"\n", server)
 }
 
-// TestForwardedWhileUplinkGoes: what a server behind the router goes on sending
-// to somebody who reached it by an uplink that dies never leaves by another
-// uplink with the dead one's address, with the agent or without it.
-func TestForwardedWhileUplinkGoes(t *testing.T) {
+// whileUplinkGoes lets an uplink die in several ways, with the agent and
+// without it, while something answers from its address: none of that may leave
+// by another uplink.
+func whileUplinkGoes(t *testing.T, answer func(context.Context, *house, *lab.Uplink) *lab.OneWay) {
+	t.Helper()
 	for _, running := range []bool{true, false} {
 		for name, gone := range map[string]func(*lab.Uplink, *house) error{
 			"carrier": func(u *lab.Uplink, _ *house) error { return u.Carrier(false) },
@@ -49,16 +50,23 @@ func TestForwardedWhileUplinkGoes(t *testing.T) {
 				ctx := deadline(t, 30*time.Second)
 				h := newHouse(t, lab.NewRouter, lab.Options{})
 				h.start(ctx, h.forwarding())
-				answers := h.forwarded(ctx, h.Uplinks[1], 5555)
+				answers := answer(ctx, h, h.Uplinks[1])
 				if !running {
 					must(t, h.End(syscall.SIGKILL))
 				}
 				must(t, gone(h.Uplinks[1], h))
-				time.Sleep(300 * time.Millisecond)
+				time.Sleep(300 * time.Millisecond) // in which nothing may leave
 				answers.Stop()
 			})
 		}
 	}
+}
+
+// TestForwardedWhileUplinkGoes: what a server behind the router goes on sending
+// to somebody who reached it by an uplink that dies never leaves by another
+// uplink with the dead one's address, with the agent or without it.
+func TestForwardedWhileUplinkGoes(t *testing.T) {
+	whileUplinkGoes(t, func(ctx context.Context, h *house, u *lab.Uplink) *lab.OneWay { return h.forwarded(ctx, u, 5555) })
 }
 
 // TestForwardedAfterNewAddress: the same when the only uplink went and returns
@@ -128,31 +136,15 @@ func TestForwardedAfterRestart(t *testing.T) {
 // TestOwnWhileUplinkGoes: the same for what the router itself answers from an
 // uplink's address.
 func TestOwnWhileUplinkGoes(t *testing.T) {
-	for _, running := range []bool{true, false} {
-		for name, gone := range map[string]func(*lab.Uplink, *house) error{
-			"carrier": func(u *lab.Uplink, _ *house) error { return u.Carrier(false) },
-			"down":    func(u *lab.Uplink, h *house) error { return h.Topology.Router.Down(u.Interface) },
-		} {
-			t.Run(fmt.Sprintf("%s, agent running: %v", name, running), func(t *testing.T) {
-				ctx := deadline(t, 30*time.Second)
-				h := newHouse(t, lab.NewRouter, lab.Options{})
-				h.start(ctx, h.forwarding())
-				u, somebody := h.Uplinks[1], netip.AddrPortFrom(lab.InternetAddress, 5555)
-				own := netip.AddrPortFrom(u.Address.Addr(), 7777)
-				ask, err := lab.StartOneWay(ctx, h.Internet, lab.Socket{Local: somebody}, own, 10*time.Millisecond)
-				must(t, err)
-				time.Sleep(50 * time.Millisecond) // the first to send makes the connection
-				answers, err := lab.StartOneWay(ctx, h.Topology.Router, lab.Socket{Local: own}, somebody, time.Millisecond)
-				must(t, err)
-				time.Sleep(50 * time.Millisecond) // a few of both
-				ask.Stop()
-				if !running {
-					must(t, h.End(syscall.SIGKILL))
-				}
-				must(t, gone(u, h))
-				time.Sleep(300 * time.Millisecond) // in which nothing may leave
-				answers.Stop()
-			})
-		}
-	}
+	whileUplinkGoes(t, func(ctx context.Context, h *house, u *lab.Uplink) *lab.OneWay {
+		somebody, own := netip.AddrPortFrom(lab.InternetAddress, 5555), netip.AddrPortFrom(u.Address.Addr(), 7777)
+		ask, err := lab.StartOneWay(ctx, h.Internet, lab.Socket{Local: somebody}, own, 10*time.Millisecond)
+		must(h.t, err)
+		time.Sleep(50 * time.Millisecond) // the first to send makes the connection
+		answers, err := lab.StartOneWay(ctx, h.Topology.Router, lab.Socket{Local: own}, somebody, time.Millisecond)
+		must(h.t, err)
+		time.Sleep(50 * time.Millisecond) // a few of both
+		ask.Stop()
+		return answers
+	})
 }
