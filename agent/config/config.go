@@ -41,7 +41,9 @@ type Uplink struct {
 	Weight       int            // 1..256
 	DNS          []netip.Addr   // always reached through this uplink
 	Destinations []netip.Prefix // always reached through this uplink
+	Metered      bool           // paid by volume
 	Enabled      bool
+	Health       Health
 	Pos          string // "file:line" of the table's first header, for warnings
 }
 
@@ -75,8 +77,10 @@ const (
 
 // Policy is one [policy.NAME] table.
 type Policy struct {
-	Name    string
-	Weights map[string]int // by uplink name; overrides Uplink.Weight
+	Name     string
+	Tiers    [][]string     // uplinks, the best tier first; nil: one tier with every uplink
+	Weights  map[string]int // by uplink name; overrides Uplink.Weight
+	Failback Failback
 }
 
 // PortForward is one [[port_forward]] entry.
