@@ -4,7 +4,6 @@ package sysctl
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"multiroute/agent/keep"
 )
 
 // Setting is one parameter under /proc/sys, e.g. "net/ipv4/ip_forward".
@@ -102,7 +103,7 @@ func (s Store) Apply(wrong []Deviation) error {
 		}
 	}
 	if added {
-		if err := s.store(saved); err != nil {
+		if err := keep.Save(s.Saved, saved); err != nil {
 			return err
 		}
 	}
@@ -183,32 +184,9 @@ func (s Store) write(key, v string) error {
 // load returns what was saved; a missing or damaged file is an empty one,
 // because refusing to run would not bring the values back.
 func (s Store) load() ([]value, error) {
-	b, err := os.ReadFile(s.Saved)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the saved sysctls: %w", err)
-	}
 	var saved []value
-	if json.Unmarshal(b, &saved) != nil {
-		return nil, nil
+	if ok, err := keep.Load(s.Saved, &saved); !ok {
+		return nil, err
 	}
 	return slices.DeleteFunc(saved, func(v value) bool { return !strings.HasPrefix(v.Key, "net/") || path.Clean(v.Key) != v.Key }), nil
-}
-
-// store writes the file atomically.
-func (s Store) store(saved []value) error {
-	b, err := json.MarshalIndent(saved, "", " ")
-	if err != nil {
-		return err
-	}
-	tmp := s.Saved + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return fmt.Errorf("saving sysctls: %w", err)
-	}
-	if err := os.Rename(tmp, s.Saved); err != nil {
-		return fmt.Errorf("saving sysctls: %w", err)
-	}
-	return nil
 }

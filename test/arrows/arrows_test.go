@@ -31,12 +31,13 @@ type pkg struct {
 // listed may import nothing of ours.
 var may = map[string][]string{
 	"cmd/agent":    {"agent", "agent/api", "agent/config"},
-	"agent":        {"agent/api", "agent/config", "agent/health", "agent/plan", "agent/sysctl", "nat", "routes", "conntrack"},
-	"agent/plan":   {"agent/config", "agent/sysctl", "nat", "routes"},
+	"agent":        {"agent/api", "agent/config", "agent/health", "agent/keep", "agent/plan", "agent/probe", "agent/sysctl", "nat", "routes", "conntrack"},
+	"agent/plan":   {"agent/config", "agent/health", "agent/sysctl", "nat", "routes"},
 	"agent/api":    {},
 	"agent/config": {},
-	"agent/sysctl": {},
-	"agent/health": {},
+	"agent/sysctl": {"agent/keep"},
+	"agent/health": {"agent/config", "routes"},
+	"agent/probe":  {"agent/config", "agent/health", "routes"},
 	"nat":          {},
 	"routes":       {},
 	"conntrack":    {},
