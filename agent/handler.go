@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -96,6 +98,11 @@ func (h *handler) Stop(context.Context) error {
 	return nil
 }
 
+// SetUplink implements api.Handler.
+func (h *handler) SetUplink(context.Context, string, bool, time.Duration) error {
+	return fmt.Errorf("disabling and enabling uplinks by hand is not there yet: %w", errors.ErrUnsupported)
+}
+
 // status is what the owner knows.
 func (d *daemon) status() api.Status {
 	s := api.Status{Version: d.Version, PID: os.Getpid(), Ready: d.ready,
@@ -113,16 +120,19 @@ func (d *daemon) status() api.Status {
 	if err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}
+	verdicts := d.monitor.Verdicts()
 	for _, u := range d.plan.Uplinks {
-		s.Uplinks = append(s.Uplinks, d.uplinkStatus(u, &facts))
+		status := d.uplinkStatus(u, &facts)
+		measured(&status, u, verdicts)
+		s.Uplinks = append(s.Uplinks, status)
 	}
 	for _, p := range d.plan.Policies {
 		status := api.PolicyStatus{Name: p.Name, ID: p.ID}
-		if len(p.Members) > 0 {
-			tier := 0
-			status.Tier = &tier
+		carriers := p.Either()
+		if carriers.Tier != plan.NoTier {
+			status.Tier = &carriers.Tier
 		}
-		for _, m := range p.Members {
+		for _, m := range carriers.Members {
 			status.Members = append(status.Members, api.MemberStatus{Uplink: m.Uplink, Weight: m.Weight})
 		}
 		s.Policies = append(s.Policies, status)
@@ -149,6 +159,27 @@ func (d *daemon) uplinkStatus(u plan.Uplink, facts *routes.Facts) api.UplinkStat
 		s.RxBytes, s.TxBytes = &l.RxBytes, &l.TxBytes
 	}
 	return s
+}
+
+// measured adds what the probes measured: by IPv4 where that is probed, else by
+// IPv6.
+func measured(s *api.UplinkStatus, u plan.Uplink, verdicts map[health.Leg]health.Verdict) {
+	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+		v, ok := verdicts[health.Leg{Uplink: u.Name, Family: f}]
+		if !ok || v.Probes == 0 {
+			continue
+		}
+		s.Loss = &v.Loss
+		if v.RTT > 0 {
+			s.RTT, s.Jitter = milliseconds(v.RTT), milliseconds(v.Jitter)
+		}
+		return
+	}
+}
+
+func milliseconds(d time.Duration) *float64 {
+	ms := math.Round(float64(d)/float64(time.Microsecond)) / 1000
+	return &ms
 }
 
 func timeOrNil(t time.Time) *time.Time {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -85,6 +86,21 @@ func (c *Client) Show(ctx context.Context, what string) (string, error) {
 // that end.
 func (c *Client) Stop(ctx context.Context) error {
 	_, err := c.do(ctx, http.MethodPost, pathStop)
+	return err
+}
+
+// SetUplink takes an uplink out for maintenance, or puts it in again; d above 0 lets it come
+// back by itself after that time. The error is an ErrUnknown if there is no such uplink; its
+// text then names those that there are.
+func (c *Client) SetUplink(ctx context.Context, name string, enabled bool, d time.Duration) error {
+	query, path := url.Values{"name": {name}}, pathEnable
+	if !enabled {
+		path = pathDisable
+	}
+	if d != 0 {
+		query.Set("for", d.String())
+	}
+	_, err := c.do(ctx, http.MethodPost, path+"?"+query.Encode())
 	return err
 }
 

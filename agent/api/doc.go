@@ -12,6 +12,8 @@
 //	GET  /v1/show/routes   the wanted state, as ip writes it
 //	POST /v1/reload        ReloadResult as JSON
 //	POST /v1/stop          ends the daemon, leaves the data plane
+//	POST /v1/uplink/disable?name=NAME[&for=10m]   takes an uplink out
+//	POST /v1/uplink/enable?name=NAME              puts it in again
 //
 // An error is answered with a status code and {"error": "what is wrong"}.
 //

@@ -3,8 +3,10 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
+	"strings"
 )
 
 var (
@@ -23,10 +25,20 @@ var (
 	// ErrBusy is wrapped by the errors about an agent that cannot do what is asked just
 	// now, but may later. It travels over the socket.
 	ErrBusy = errors.New("the agent is busy")
+
+	// ErrUnknown is wrapped by the errors about something that was asked for by its name
+	// and does not exist. It travels over the socket.
+	ErrUnknown = errors.New("unknown")
 )
 
-// An Error is what the agent answered instead of a result. It is an ErrConfig, an ErrBusy
-// or an fs.ErrPermission, depending on its Code.
+// UnknownUplink returns the error of Handler.SetUplink for a name that no uplink has; known
+// are the names there are. It wraps ErrUnknown.
+func UnknownUplink(name string, known []string) error {
+	return fmt.Errorf("%w uplink %q: known are %s", ErrUnknown, name, strings.Join(known, ", "))
+}
+
+// An Error is what the agent answered instead of a result. It is an ErrConfig, an ErrBusy,
+// an ErrUnknown or an fs.ErrPermission, depending on its Code.
 type Error struct {
 	// Code is the status code of HTTP.
 	Code int
@@ -45,6 +57,8 @@ func (e *Error) Is(target error) bool {
 		return target == ErrConfig
 	case http.StatusServiceUnavailable:
 		return target == ErrBusy
+	case http.StatusNotFound:
+		return target == ErrUnknown
 	case http.StatusForbidden:
 		return target == fs.ErrPermission
 	}
@@ -61,6 +75,8 @@ func codeOf(err error) int {
 		return http.StatusUnprocessableEntity
 	case errors.Is(err, ErrBusy):
 		return http.StatusServiceUnavailable
+	case errors.Is(err, ErrUnknown):
+		return http.StatusNotFound
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout
 	case errors.Is(err, errors.ErrUnsupported):

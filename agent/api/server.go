@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"runtime/debug"
 	"time"
@@ -54,7 +55,7 @@ type Server struct {
 // A route is what is done for one path.
 type route struct {
 	method string
-	do     func(ctx context.Context) (any, error) // a string is sent as text, all else as JSON
+	do     func(ctx context.Context, query url.Values) (any, error) // a string is sent as text, all else as JSON
 }
 
 // NewServer returns a server whose clients may read if they are members of the group gid
@@ -71,18 +72,55 @@ func NewServer(h Handler, gid int, log *slog.Logger) *Server {
 		credentials: credentials,
 		euid:        uint32(os.Geteuid()),
 	}
-	show := func(what string) func(context.Context) (any, error) {
-		return func(ctx context.Context) (any, error) { return h.Show(ctx, what) }
+	plain := func(do func(ctx context.Context) (any, error)) func(context.Context, url.Values) (any, error) {
+		return func(ctx context.Context, _ url.Values) (any, error) { return do(ctx) }
+	}
+	show := func(what string) func(context.Context, url.Values) (any, error) {
+		return plain(func(ctx context.Context) (any, error) { return h.Show(ctx, what) })
+	}
+	uplink := func(enabled bool) func(context.Context, url.Values) (any, error) {
+		return func(ctx context.Context, query url.Values) (any, error) {
+			name, d, err := uplinkQuery(query, enabled)
+			if err != nil {
+				return nil, &Error{Code: http.StatusBadRequest, Text: err.Error()}
+			}
+			return struct{}{}, h.SetUplink(ctx, name, enabled, d)
+		}
 	}
 	s.routes = map[string]route{
-		pathStatus:            {http.MethodGet, func(ctx context.Context) (any, error) { return h.Status(ctx) }},
-		pathPlan:              {http.MethodGet, func(ctx context.Context) (any, error) { return h.Plan(ctx) }},
+		pathStatus:            {http.MethodGet, plain(func(ctx context.Context) (any, error) { return h.Status(ctx) })},
+		pathPlan:              {http.MethodGet, plain(func(ctx context.Context) (any, error) { return h.Plan(ctx) })},
 		pathShow + ShowNFT:    {http.MethodGet, show(ShowNFT)},
 		pathShow + ShowRoutes: {http.MethodGet, show(ShowRoutes)},
-		pathReload:            {http.MethodPost, func(ctx context.Context) (any, error) { return h.Reload(ctx) }},
-		pathStop:              {http.MethodPost, func(ctx context.Context) (any, error) { return struct{}{}, h.Stop(ctx) }},
+		pathReload:            {http.MethodPost, plain(func(ctx context.Context) (any, error) { return h.Reload(ctx) })},
+		pathStop:              {http.MethodPost, plain(func(ctx context.Context) (any, error) { return struct{}{}, h.Stop(ctx) })},
+		pathDisable:           {http.MethodPost, uplink(false)},
+		pathEnable:            {http.MethodPost, uplink(true)},
 	}
 	return s
+}
+
+// uplinkQuery reads the parameters of a change to an uplink. They are taken exactly: a
+// misspelled "for" must not disable an uplink for ever.
+func uplinkQuery(query url.Values, enabled bool) (name string, d time.Duration, err error) {
+	for key, values := range query {
+		switch {
+		case len(values) != 1:
+			return "", 0, fmt.Errorf("the parameter %q stands there twice: remove one", key)
+		case key == "name":
+			name = values[0]
+		case key == "for" && !enabled:
+			if d, err = time.ParseDuration(values[0]); err != nil || d <= 0 {
+				return "", 0, fmt.Errorf(`for is %q: write a time above 0 with its unit, such as "10m"`, values[0])
+			}
+		default:
+			return "", 0, fmt.Errorf("unknown parameter %q: known are name and, for disable, for", key)
+		}
+	}
+	if name == "" {
+		return "", 0, errors.New("the parameter name is missing: write the name of an uplink")
+	}
+	return name, d, nil
 }
 
 // The paths of the API.
@@ -92,6 +130,9 @@ const (
 	pathShow   = "/v1/show/"
 	pathReload = "/v1/reload"
 	pathStop   = "/v1/stop"
+
+	pathDisable = "/v1/uplink/disable"
+	pathEnable  = "/v1/uplink/enable"
 )
 
 // Serve answers on l until ctx ends, then lets running requests end for up to 5 seconds,
@@ -175,7 +216,12 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	// Some time is left for sending the answer.
 	ctx, cancel := context.WithTimeout(ctx, s.limits.write-s.limits.write/12)
 	defer cancel()
-	result, err := route.do(ctx)
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		s.fail(w, http.StatusBadRequest, fmt.Sprintf("the parameters behind the ? are no parameters: %v", err))
+		return
+	}
+	result, err := route.do(ctx, query)
 	if err != nil {
 		s.fail(w, codeOf(err), err.Error())
 		return

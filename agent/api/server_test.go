@@ -34,6 +34,7 @@ type fakeHandler struct {
 	status func(context.Context) (Status, error)
 	reload func(context.Context) (ReloadResult, error)
 	stop   func(context.Context) error
+	uplink func(ctx context.Context, name string, enabled bool, d time.Duration) error
 	text   string
 
 	changes atomic.Int64
@@ -52,6 +53,14 @@ func (h *fakeHandler) Reload(ctx context.Context) (ReloadResult, error) {
 		return h.reload(ctx)
 	}
 	return ReloadResult{Generation: 4, Changed: true, Changes: []string{"uplink lte added"}}, nil
+}
+
+func (h *fakeHandler) SetUplink(ctx context.Context, name string, enabled bool, d time.Duration) error {
+	h.changes.Add(1)
+	if h.uplink != nil {
+		return h.uplink(ctx, name, enabled, d)
+	}
+	return nil
 }
 
 func (h *fakeHandler) Plan(context.Context) (string, error) { return h.text, nil }
@@ -222,6 +231,8 @@ func TestPermissions(t *testing.T) {
 			{http.MethodGet, pathShow + ShowRoutes, tt.read},
 			{http.MethodPost, pathReload, tt.change},
 			{http.MethodPost, pathStop, tt.change},
+			{http.MethodPost, pathDisable + "?name=dsl", tt.change},
+			{http.MethodPost, pathEnable + "?name=dsl", tt.change},
 			{http.MethodGet, "/", tt.unknown},
 			{http.MethodGet, "/v1/show/", tt.unknown},
 			{http.MethodGet, "/v1/show/../reload", tt.unknown},
@@ -270,6 +281,8 @@ func TestMethods(t *testing.T) {
 	for _, tt := range []struct{ method, path, allow string }{
 		{http.MethodGet, pathReload, http.MethodPost},
 		{http.MethodHead, pathStop, http.MethodPost},
+		{http.MethodGet, pathDisable + "?name=dsl", http.MethodPost},
+		{http.MethodGet, pathEnable + "?name=dsl", http.MethodPost},
 		{http.MethodPost, pathStatus, http.MethodGet},
 		{http.MethodDelete, pathPlan, http.MethodGet},
 	} {
@@ -306,6 +319,7 @@ func TestHandlerErrors(t *testing.T) {
 	}{
 		{"config", fmt.Errorf("%w:\n%s", ErrConfig, lines), http.StatusUnprocessableEntity, ErrConfig},
 		{"busy", fmt.Errorf("reloading already: %w", ErrBusy), http.StatusServiceUnavailable, ErrBusy},
+		{"unknown", UnknownUplink("dls", []string{"dsl", "lte"}), http.StatusNotFound, ErrUnknown},
 		{"deadline", fmt.Errorf("reading the kernel: %w", context.DeadlineExceeded), http.StatusGatewayTimeout, nil},
 		{"unsupported", fmt.Errorf("no: %w", errors.ErrUnsupported), http.StatusNotImplemented, nil},
 		{"other", errors.New("netlink: no buffer space available"), http.StatusInternalServerError, nil},
@@ -319,7 +333,7 @@ func TestHandlerErrors(t *testing.T) {
 			if !errors.As(err, &e) || e.Code != tt.code || e.Text != tt.err.Error() {
 				t.Fatalf("err = %#v; want code %d, text %q", err, tt.code, tt.err)
 			}
-			for _, target := range []error{ErrConfig, ErrBusy, ErrNotRunning, fs.ErrPermission} {
+			for _, target := range []error{ErrConfig, ErrBusy, ErrUnknown, ErrNotRunning, fs.ErrPermission} {
 				if errors.Is(err, target) != (target == tt.is) {
 					t.Errorf("errors.Is(err, %v) = %t", target, target != tt.is)
 				}

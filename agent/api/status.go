@@ -10,10 +10,10 @@ import (
 // A Handler does the work behind the control socket. Its methods are called by several
 // goroutines at once.
 //
-// The context of Status, Plan and Show ends when the client goes away. That of Reload and
-// Stop does not: what was begun is carried out. All of them end after about a minute. An
-// error's whole text is sent to the client; one that wraps ErrConfig or ErrBusy is
-// recognised there by errors.Is.
+// The context of Status, Plan and Show ends when the client goes away. That of Reload,
+// SetUplink and Stop does not: what was begun is carried out. All of them end after about a
+// minute. An error's whole text is sent to the client; one that wraps ErrConfig, ErrBusy or
+// ErrUnknown is recognised there by errors.Is.
 type Handler interface {
 	// Status says how things stand. It must be quick and must not wait for the network.
 	Status(ctx context.Context) (Status, error)
@@ -25,6 +25,11 @@ type Handler interface {
 	// Plan says what Reload would change in the kernel, in the notation of nft and ip.
 	// Nothing to change is the empty string.
 	Plan(ctx context.Context) (string, error)
+
+	// SetUplink takes an uplink out for maintenance (enabled is false), for the time d or, if
+	// that is 0, until it is enabled again; or it ends that. An uplink that is disabled in the
+	// configuration stays out. There being no such uplink is an UnknownUplink error.
+	SetUplink(ctx context.Context, name string, enabled bool, d time.Duration) error
 
 	// Show returns the whole wanted state in the notation of nft (what is ShowNFT) or of
 	// ip (what is ShowRoutes); what is never anything else.
@@ -107,6 +112,10 @@ type UplinkStatus struct {
 
 	// Since is when State became what it is.
 	Since *time.Time `json:"since"`
+
+	// Until is how long State lasts at least: the end of the time for which the uplink was
+	// disabled by hand, or of the hold-down. It is nil where there is no such end.
+	Until *time.Time `json:"until"`
 
 	Interface string      `json:"interface"`
 	Gateway   *netip.Addr `json:"gateway"`

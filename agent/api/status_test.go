@@ -18,7 +18,7 @@ func fullStatus() Status {
 		Config: ConfigStatus{Generation: 3, LoadedAt: &since, Error: new("agent.toml:3: no")},
 		Uplinks: []UplinkStatus{
 			{
-				Name: "dsl", ID: 1, State: Up, Reason: new("answers"), Since: &since, Interface: "eth1",
+				Name: "dsl", ID: 1, State: Up, Reason: new("answers"), Since: &since, Until: &since, Interface: "eth1",
 				Gateway: new(netip.MustParseAddr("192.0.2.1")), Gateway6: new(netip.MustParseAddr("fe80::1")),
 				Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.7")}, Mark: 0x01000000, Table: 20001,
 				RTT: new(12.5), Jitter: new(0.25), Loss: new(0.0), Connections: new(7),
@@ -57,6 +57,7 @@ func TestStatusJSON(t *testing.T) {
 			"state": "up",
 			"reason": "answers",
 			"since": "2026-11-20T20:37:00Z",
+			"until": "2026-11-20T20:37:00Z",
 			"interface": "eth1",
 			"gateway": "192.0.2.1",
 			"gateway6": "fe80::1",
@@ -78,6 +79,7 @@ func TestStatusJSON(t *testing.T) {
 			"state": "disabled",
 			"reason": null,
 			"since": null,
+			"until": null,
 			"interface": "wwan0",
 			"gateway": null,
 			"gateway6": null,
