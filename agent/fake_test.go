@@ -130,8 +130,12 @@ func (t fakeTable) Write(_ nat.State, want nat.Ruleset) error {
 	return nil
 }
 
-func (k *fake) DeleteByMark(mark, mask uint32) error {
-	if err := k.call(true, "delete connections %#x/%#x, ip_forward is %s", mark, mask, k.forward()); err != nil {
+func (k *fake) DeleteByMark(mark, mask uint32, family uint8) error {
+	of := ""
+	if family != conntrack.FamilyAny {
+		of = fmt.Sprintf(" of family %d", family)
+	}
+	if err := k.call(true, "delete connections %#x/%#x%s, ip_forward is %s", mark, mask, of, k.forward()); err != nil {
 		return err
 	}
 	k.deleted = append(k.deleted, mark)

@@ -117,7 +117,7 @@ func endConnections(state nat.State, mask uint32) error {
 	defer ct.Close()
 	var errs []error
 	for _, u := range state.Uplinks() {
-		errs = append(errs, ct.DeleteByMark(uint32(u.ID)*(mask&-mask), mask))
+		errs = append(errs, ct.DeleteByMark(uint32(u.ID)*(mask&-mask), mask, conntrack.FamilyAny))
 	}
 	return errors.Join(errs...)
 }

@@ -13,7 +13,6 @@ import (
 
 	"multiroute/agent/config"
 	"multiroute/agent/plan"
-	"multiroute/conntrack"
 	"multiroute/nat"
 	"multiroute/routes"
 )
@@ -211,33 +210,16 @@ func (d *daemon) end(leaving []nat.Uplink, p plan.Plan) error {
 	for _, e := range ends {
 		if e.Family == 0 {
 			d.Log.Info("ending the connections of an uplink that cannot carry them any more", "mark", fmt.Sprintf("%#x", e.Mark))
-			errs = append(errs, d.tracker.DeleteByMark(e.Mark, p.NAT.Mask))
 		} else {
-			errs = append(errs, d.endFamily(e, p.NAT.Mask))
+			d.Log.Info("ending the connections of an uplink that cannot carry this family any more", "mark", fmt.Sprintf("%#x", e.Mark), "family", e.Family)
 		}
+		errs = append(errs, d.tracker.DeleteByMark(e.Mark, p.NAT.Mask, uint8(e.Family)))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	d.settled = plan.Settled(d.settled, p)
 	return nil
-}
-
-// endFamily deletes the connections of one family: the uplink keeps the others.
-func (d *daemon) endFamily(e plan.End, mask uint32) error {
-	var gone []conntrack.Entry
-	err := d.tracker.Each(conntrack.Filter{Mark: e.Mark, Mask: mask, Family: uint8(e.Family)}, func(c conntrack.Entry) error {
-		gone = append(gone, c)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	n, err := d.tracker.DeleteAll(gone)
-	if n > 0 {
-		d.Log.Info("ending the connections of an uplink that cannot carry this family any more", "mark", fmt.Sprintf("%#x", e.Mark), "family", e.Family, "connections", n)
-	}
-	return err
 }
 
 // mend decides about what is missing in the kernel although it was there and

@@ -487,3 +487,30 @@ func TestChanges(t *testing.T) {
 		t.Errorf("nothing changed: %q", got)
 	}
 }
+
+// An uplink that loses one family keeps the connections of the other.
+func TestFamilyLost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, strings.ReplaceAll(strings.Replace(twoUplinks, `gateway6 = "off"`, `gateway6 = "fe80::1"`, 1), `gateway6 = "off"`, `gateway6 = "fe80::2"`))
+	r.k.facts.NoIPv6 = false
+	for i, p := range []string{"2001:db8:a::9/64", "2001:db8:b::9/64"} {
+		r.k.facts.Addrs = append(r.k.facts.Addrs, routes.Addr{Index: i + 3, Prefix: netip.MustParsePrefix(p), Global: true, Usable: true})
+	}
+	r.sysctl.Root = t.TempDir()
+	r.dropIn("10-sysctls.toml", "[router]\nmanage_sysctls = false\n")
+	if err := r.start(r.load()); err != nil {
+		t.Fatal(err)
+	}
+	r.forget()
+	r.k.facts.Addrs = slices.DeleteFunc(r.k.facts.Addrs, func(a routes.Addr) bool { return a.Prefix.Addr() == netip.MustParseAddr("2001:db8:a::9") })
+	r.mustPass(time.Second)
+	var deletions []string
+	for _, w := range r.k.writes {
+		if strings.HasPrefix(w, "delete") {
+			deletions = append(deletions, w)
+		}
+	}
+	if diff := cmp.Diff([]string{"delete connections 0x1000000/0xff000000 of family 10, ip_forward is 0"}, deletions); diff != "" {
+		t.Errorf("deletions (-want +got)\n%s", diff)
+	}
+}

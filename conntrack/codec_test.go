@@ -116,7 +116,8 @@ func TestEncode(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		{"delete by mark", appendDeleteByMark(nil, 0x01000000, 0xff000000), "00000000" + "0800080001000000" + "08001500ff000000"},
+		{"delete by mark", appendDeleteByMark(nil, 0x01000000, 0xff000000, FamilyAny), "00000000" + "0800080001000000" + "08001500ff000000"},
+		{"delete by mark and family", appendDeleteByMark(nil, 0x01000000, 0xff000000, FamilyIPv6), "0a010000" + "0800080001000000" + "08001500ff000000"},
 		{"dump of all", appendDump(nil, Filter{}), "00000000"},
 		{"dump by mark 0", appendDump(nil, Filter{Mask: 0xff000000, Family: FamilyIPv6}), "0a000000" + "0800080000000000" + "08001500ff000000"},
 		{"set mark", appendSetMark(nil, MarkUpdate{udp, 0x02000000, 0xff000000}), key + "0800080002000000" + "08001500ff000000"},

@@ -75,17 +75,22 @@ func (c *Conn) SetTimeout(d time.Duration) {
 	c.timeout = d
 }
 
-// DeleteByMark deletes all connections, of both families and all zones, whose mark & mask
-// is mark: one message, carried out in the kernel. A mask of 0 is refused, as it would
-// delete every connection there is. Mark 0 deletes those that carry none of mask's bits.
-// Connections in a flowtable stay (nf_conntrack_netlink.c, ctnetlink_flush_iterate).
-func (c *Conn) DeleteByMark(mark, mask uint32) error {
-	if err := checkMark(mark, mask); err != nil {
+// DeleteByMark deletes all connections of a family (FamilyAny: both), of all zones, whose
+// mark & mask is mark: one message, carried out in the kernel. A mask of 0 is refused, as it
+// would delete every connection there is. Mark 0 deletes those that carry none of mask's
+// bits. Connections in a flowtable stay (nf_conntrack_netlink.c, ctnetlink_flush_iterate).
+//
+// A kernel before Linux 5.2 takes no notice of the family and deletes those of both.
+func (c *Conn) DeleteByMark(mark, mask uint32, family uint8) error {
+	if err := errors.Join(checkMark(mark, mask), checkFamily(family)); err != nil {
 		return fmt.Errorf("deleting connections by mark: %w", err)
 	}
 	op := fmt.Sprintf("deleting connections with mark %#x/%#x", mark, mask)
+	if family != FamilyAny {
+		op += fmt.Sprintf(" of family %d", family)
+	}
 	return c.do(op, func() error {
-		return needsMark(c.one(message(msgDelete, netlink.Acknowledge, appendDeleteByMark(nil, mark, mask))))
+		return needsMark(c.one(message(msgDelete, netlink.Acknowledge, appendDeleteByMark(nil, mark, mask, family))))
 	})
 }
 

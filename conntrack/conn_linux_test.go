@@ -207,7 +207,7 @@ func TestDeleteByMark(t *testing.T) {
 	create(t, c, many(n, testMark|foreign, otherMark|foreign))
 
 	start := time.Now()
-	if err := c.DeleteByMark(testMark, testMask); err != nil {
+	if err := c.DeleteByMark(testMark, testMask, FamilyAny); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("deleted %d of %d connections by mark in %v", n/2, n, time.Since(start))
@@ -221,11 +221,39 @@ func TestDeleteByMark(t *testing.T) {
 	}
 }
 
+// TestDeleteByMarkOfOneFamily: the same mark in the other family survives, and so does
+// another mark in the same.
+func TestDeleteByMarkOfOneFamily(t *testing.T) {
+	t.Parallel()
+	for _, family := range []uint8{FamilyIPv4, FamilyIPv6} {
+		c := dialNS(t)
+		create(t, c, many(400, testMark|foreign, otherMark|foreign))
+		if err := c.DeleteByMark(testMark, testMask, family); err != nil {
+			t.Fatal(err)
+		}
+		left := map[Filter]int{}
+		for _, f := range []uint8{FamilyIPv4, FamilyIPv6} {
+			for _, mark := range []uint32{testMark, otherMark} {
+				f := Filter{Mark: mark, Mask: testMask, Family: f}
+				left[f] = len(list(t, c, f))
+			}
+		}
+		want := map[Filter]int{
+			{Mark: testMark, Mask: testMask, Family: FamilyIPv4}: 100, {Mark: otherMark, Mask: testMask, Family: FamilyIPv4}: 100,
+			{Mark: testMark, Mask: testMask, Family: FamilyIPv6}: 100, {Mark: otherMark, Mask: testMask, Family: FamilyIPv6}: 100,
+		}
+		want[Filter{Mark: testMark, Mask: testMask, Family: family}] = 0
+		if diff := cmp.Diff(want, left); diff != "" {
+			t.Errorf("family %d: what is left (-want +got):\n%s", family, diff)
+		}
+	}
+}
+
 func TestDeleteByMarkZero(t *testing.T) {
 	t.Parallel()
 	c := dialNS(t)
 	create(t, c, many(40, testMark, foreign))
-	if err := c.DeleteByMark(0, testMask); err != nil {
+	if err := c.DeleteByMark(0, testMask, FamilyAny); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(map[uint32]int{testMark: 20}, count(t, c, 0xffffffff)); diff != "" {
@@ -239,9 +267,9 @@ func TestRefusedMasksTouchNothing(t *testing.T) {
 	entries := many(10, testMark|foreign)
 	create(t, c, entries)
 	for name, err := range map[string]error{
-		"delete, mask 0":     c.DeleteByMark(0, 0),
-		"delete, mark alone": c.DeleteByMark(testMark, 0),
-		"delete, stray bits": c.DeleteByMark(testMark|1, testMask),
+		"delete, mask 0":     c.DeleteByMark(0, 0, FamilyAny),
+		"delete, mark alone": c.DeleteByMark(testMark, 0, FamilyAny),
+		"delete, stray bits": c.DeleteByMark(testMark|1, testMask, FamilyAny),
 		"set, mask 0":        c.SetMark(entries[0], 0, 0),
 		"set, stray bits":    c.SetMark(entries[0], 1, testMask),
 		"each, stray bits":   c.Each(Filter{Mark: 1, Mask: testMask}, func(Entry) error { return nil }),
@@ -467,7 +495,7 @@ func TestClosed(t *testing.T) {
 	}
 	_, err := c.CountByMark(0)
 	for name, err := range map[string]error{
-		"delete by mark": c.DeleteByMark(1, 1),
+		"delete by mark": c.DeleteByMark(1, 1, FamilyAny),
 		"count":          err,
 		"each":           c.Each(Filter{}, func(Entry) error { return nil }),
 		"set mark":       c.SetMark(udpEntry(FamilyIPv4, 1, 0), 1, 1),

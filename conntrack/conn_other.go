@@ -25,7 +25,7 @@ func (*Conn) Close() error { return nil }
 func (*Conn) SetTimeout(time.Duration) {}
 
 // DeleteByMark returns ErrClosed.
-func (*Conn) DeleteByMark(mark, mask uint32) error { return ErrClosed }
+func (*Conn) DeleteByMark(mark, mask uint32, family uint8) error { return ErrClosed }
 
 // CountByMark returns ErrClosed.
 func (*Conn) CountByMark(mask uint32) (map[uint32]int, error) { return nil, ErrClosed }

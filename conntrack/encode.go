@@ -184,9 +184,15 @@ func appendDelete(b []byte, e Entry) []byte {
 }
 
 // appendDeleteByMark appends the body of a msgDelete without a tuple: a filtered flush
-// (ctnetlink_flush_conntrack).
-func appendDeleteByMark(b []byte, mark, mask uint32) []byte {
-	return appendMark(appendNFGen(b, FamilyAny), mark, mask)
+// (ctnetlink_flush_conntrack). The kernel heeds its family only where the version is not 0,
+// for the sake of old programs that write AF_INET and mean everything
+// (ctnetlink_del_conntrack, since Linux 5.2).
+func appendDeleteByMark(b []byte, mark, mask uint32, family uint8) []byte {
+	b = appendNFGen(b, family)
+	if family != FamilyAny {
+		b[len(b)-nfgenLen+1] = 1
+	}
+	return appendMark(b, mark, mask)
 }
 
 // appendDump appends the body of a msgGet with NLM_F_DUMP.
@@ -199,13 +205,19 @@ func appendDump(b []byte, f Filter) []byte {
 }
 
 func (f Filter) check() error {
-	switch f.Family {
-	case FamilyAny, FamilyIPv4, FamilyIPv6:
-	default:
-		return fmt.Errorf("unknown family %d", f.Family)
+	if err := checkFamily(f.Family); err != nil {
+		return err
 	}
 	if f.Mark&^f.Mask != 0 {
 		return fmt.Errorf("%w: mark %#x has bits outside mask %#x", ErrMask, f.Mark, f.Mask)
 	}
 	return nil
+}
+
+func checkFamily(family uint8) error {
+	switch family {
+	case FamilyAny, FamilyIPv4, FamilyIPv6:
+		return nil
+	}
+	return fmt.Errorf("unknown family %d", family)
 }

@@ -83,7 +83,7 @@ func target(n int) netip.Addr {
 }
 
 // forget deletes all connections of the router: those without a bit that nobody sets.
-func (t *track) forget() error { return t.conns.DeleteByMark(0, 0x00400000) }
+func (t *track) forget() error { return t.conns.DeleteByMark(0, 0x00400000, conntrack.FamilyAny) }
 
 // connect opens the known connections anew and answers each of them once, so that for the router they are established.
 func (t *track) connect() error {
