@@ -415,7 +415,13 @@ func (c *compiler) guardOut() []Rule {
 		rules = append(rules, Rule{Match{Field: IPv6, Values: []Value{ipv6}}, Match{Field: OutInterface, Values: off}, Verdict{Kind: Drop}})
 	}
 	rules = append(rules, c.unNATed(Verdict{Kind: Accept})...)
-	return append(rules, Rule{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{confirmed}}, Verdict{Kind: Drop}})
+	return append(rules,
+		// The middle of a TCP connection that conntrack has let go of, because
+		// its uplink died, or that began before the rules did. It would get an
+		// address that the far end does not know: a reset or, behind a firewall,
+		// nothing would come back. So the client learns it here, at once.
+		Rule{Match{Field: TCPFlags, Op: NoBit, Values: []Value{syn, rst}}, Reset{}},
+		Rule{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{confirmed}}, Verdict{Kind: Drop}})
 }
 
 // wants6 reports whether an uplink of the interface has IPv6.
@@ -591,6 +597,8 @@ var (
 	dnatted     = bits("dnat", 1<<5)
 	local       = bits("local", 2)
 	redirect    = Value{Text: "nd-redirect", Raw: "\x89"} // linux/icmpv6.h NDISC_REDIRECT
+	syn         = Value{Text: "syn", Raw: "\x02"}         // net/tcp.h TCPHDR_SYN
+	rst         = Value{Text: "rst", Raw: "\x04"}
 	reply       = Value{Text: "reply", Raw: "\x01"}
 	ipv4        = Value{Text: "ipv4", Raw: "\x02"}
 	ipv6        = Value{Text: "ipv6", Raw: "\x0a"}

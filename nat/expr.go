@@ -53,6 +53,8 @@ func encode(r Rule) encoded {
 			e.setMark(s)
 		case Verdict:
 			e.add(verdict(s))
+		case Reset:
+			e.add(&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 		case Masquerade:
 			e.add(&expr.Masq{})
 		case SNAT:
@@ -128,6 +130,9 @@ func (e *encoded) load(f Field, mask uint32) {
 		only(unix.NFPROTO_IPV6)
 		e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_ICMPV6}},
 			payload(expr.PayloadBaseTransportHeader, 0, 1))
+	case TCPFlags:
+		e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_TCP}},
+			payload(expr.PayloadBaseTransportHeader, 13, 1))
 	case DestType:
 		e.add(&expr.Fib{Register: reg, FlagDADDR: true, ResultADDRTYPE: true})
 	case IPv6:
@@ -148,12 +153,18 @@ func (e *encoded) compare(m Match) {
 		op = expr.CmpOpNeq
 	}
 	switch {
-	case m.Op == AnyBit:
-		var all uint32
-		for _, v := range m.Values {
-			all |= binary.NativeEndian.Uint32([]byte(v.Raw))
+	case m.Op == AnyBit || m.Op == NoBit:
+		if op = expr.CmpOpNeq; m.Op == NoBit {
+			op = expr.CmpOpEq
 		}
-		e.add(and(all, 0), &expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: native(0)})
+		all := make([]byte, len(m.Values[0].Raw))
+		for _, v := range m.Values {
+			for i := range all {
+				all[i] |= v.Raw[i]
+			}
+		}
+		zero := make([]byte, len(all))
+		e.add(&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: uint32(len(all)), Mask: all, Xor: zero}, &expr.Cmp{Op: op, Register: reg, Data: zero})
 	case len(m.Values) == 1 && m.Values[0].Hi != "":
 		v := m.Values[0]
 		if mask, ok := prefixMask(v); ok {

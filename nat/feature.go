@@ -17,6 +17,7 @@ func missingOption(op string) string {
 		{"masquerade", "CONFIG_NFT_MASQ"},
 		{"dnat ip", "CONFIG_NFT_NAT"},
 		{"snat ip", "CONFIG_NFT_NAT"},
+		{"reject with", "CONFIG_NFT_REJECT_INET"},
 		{"fib daddr", "CONFIG_NFT_FIB_INET"},
 		{"ct mark", "CONFIG_NFT_CT and CONFIG_NF_CONNTRACK_MARK"},
 		{"ct ", "CONFIG_NFT_CT"},

@@ -14,6 +14,8 @@ type packet struct {
 	nexthop  netip.Addr // the gateway that routing chose; invalid: dst is a neighbour
 	mac      [6]byte
 	proto    uint8
+	middle   bool // TCP: neither SYN nor RST
+	reset    bool // it was answered with a reset
 	dport    uint16
 	toUs     bool // dst is an address of the router
 	mark     uint32
@@ -157,6 +159,10 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 		case Verdict:
 			w.trace = append(w.trace, chain+": "+r.String())
 			return s, true
+		case Reset:
+			w.trace = append(w.trace, chain+": "+r.String())
+			p.reset = true
+			return Verdict{Kind: Drop}, true
 		case Masquerade:
 			p.conn.masq, p.conn.natDone[0] = true, true
 			p.conn.status |= statusSNAT
@@ -197,10 +203,16 @@ func (p *packet) matches(m Match) bool {
 	if !ok {
 		return false
 	}
-	if m.Op == AnyBit {
-		return slices.ContainsFunc(m.Values, func(v Value) bool {
-			return binary.NativeEndian.Uint32([]byte(v.Raw))&binary.NativeEndian.Uint32([]byte(raw)) != 0
+	if m.Op == AnyBit || m.Op == NoBit {
+		some := slices.ContainsFunc(m.Values, func(v Value) bool {
+			for i := range v.Raw {
+				if v.Raw[i]&raw[i] != 0 {
+					return true
+				}
+			}
+			return false
 		})
+		return some == (m.Op == AnyBit)
 	}
 	found := slices.ContainsFunc(m.Values, func(v Value) bool {
 		return v.Hi == "" && v.Raw == raw || v.Hi != "" && v.Raw <= raw && raw <= v.Hi
@@ -244,6 +256,11 @@ func (p *packet) field(f Field, mask uint32) (string, bool) {
 			return local.Raw, true
 		}
 		return number(1), true
+	case TCPFlags:
+		if p.middle {
+			return "\x10", p.proto == 6
+		}
+		return syn.Raw, p.proto == 6
 	case ICMPv6Type:
 		return "\x80", p.dst.Is6() && p.proto == 58 // an echo request
 	case IPv6:

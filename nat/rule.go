@@ -56,7 +56,8 @@ const (
 type Rule []Statement
 
 // Statement is one part of a rule. The implementations below are all there
-// are: Match, Map, RestoreMark, SetMark, Verdict, Masquerade, SNAT, DNAT, Note.
+// are: Match, Map, RestoreMark, SetMark, Verdict, Reset, Masquerade, SNAT, DNAT,
+// Note.
 type Statement interface {
 	fmt.Stringer
 }
@@ -84,10 +85,11 @@ const (
 	DestType // address type of the destination for routing (fib)
 	IPv6     // whether the packet is IPv6
 	ICMPv6Type
+	TCPFlags
 )
 
 var fieldText = [...]string{"iifname", "oifname", "ct mark", "ct state", "ct status", "ct direction", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
-	"rt ip nexthop", "rt ip6 nexthop", "ether saddr", "meta l4proto", "th dport", "fib daddr type", "meta nfproto", "icmpv6 type"}
+	"rt ip nexthop", "rt ip6 nexthop", "ether saddr", "meta l4proto", "th dport", "fib daddr type", "meta nfproto", "icmpv6 type", "tcp flags"}
 
 // Value is one value of a field: as nft writes it and as the kernel compares
 // it. Hi is set for a range (the last value in it).
@@ -104,7 +106,8 @@ type Op int
 const (
 	Is     Op = iota // one of the values
 	IsNot            // none of the values
-	AnyBit           // has at least one bit of the value set
+	AnyBit           // has at least one bit of the values set
+	NoBit            // has no bit of the values set
 )
 
 // Match goes on to the next statement if the field compares.
@@ -124,6 +127,12 @@ func (m Match) String() string {
 	case m.Op == AnyBit && m.Field == ConnStatus: // "ct status snat" means "has the bit"; so it does for states
 	}
 	switch {
+	case m.Op == NoBit:
+		texts := make([]string, len(m.Values))
+		for i, v := range m.Values {
+			texts[i] = v.Text
+		}
+		fmt.Fprintf(&b, " & (%s) == 0x0", strings.Join(texts, " | "))
 	case m.Op == AnyBit:
 		texts := make([]string, len(m.Values))
 		for i, v := range m.Values {
@@ -221,6 +230,13 @@ func (v Verdict) String() string {
 	}
 	return string(v.Kind)
 }
+
+// Reset drops a TCP packet and answers it with a reset, in the name of the one
+// it went to (nf_send_reset, net/ipv4/netfilter/nf_reject_ipv4.c). It stands
+// behind a match of TCP, in forward.
+type Reset struct{}
+
+func (Reset) String() string { return "reject with tcp reset" }
 
 // Masquerade NATs the source to the first address of the outgoing interface in
 // whose subnet the gateway is (inet_select_addr, net/ipv4/devinet.c).

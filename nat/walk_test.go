@@ -32,11 +32,11 @@ func TestWalk(t *testing.T) {
 		packet packet
 		way    string // forwarded (default), received, sent
 		// what is wanted
-		drop bool
-		mark uint32 // packet's, foreign bits included
-		conn uint32 // connection's
-		nat  string // "masquerade", an address, or ""
-		dnat string
+		drop, reset bool
+		mark        uint32 // packet's, foreign bits included
+		conn        uint32 // connection's
+		nat         string // "masquerade", an address, or ""
+		dnat        string
 	}{
 		// one NIC per uplink
 		{name: "client to internet", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, nexthop: a("198.18.1.1"), mark: foreignBits, conn: &conn{state: stateNew, first: true, mark: foreignBits}},
@@ -55,6 +55,17 @@ func TestWalk(t *testing.T) {
 		{name: "a forwarded port's request", spec: separate(), packet: packet{in: "eth1", out: "eth0", src: internet, dst: client, conn: known(markOf(1), statusDNAT)}, mark: markOf(1), conn: markOf(1)},
 		{name: "somebody's DNAT of a client's connection", spec: separate(), packet: packet{in: "eth0", out: "eth2", src: client, dst: internet, conn: known(markOf(2), statusDNAT|statusSNAT)}, mark: markOf(2), conn: markOf(2)},
 		{name: "began before the rules", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, conn: known(0, 0)}, drop: true},
+		{name: "TCP, began before the rules", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 6, middle: true, conn: known(0, 0)}, reset: true},
+		{name: "TCP, conntrack let go of it", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 6, middle: true, conn: fresh()}, reset: true},
+		{name: "TCP, conntrack let go of it, IPv6", spec: separate(), packet: packet{in: "eth0", out: "eth2", src: client6, dst: internet6, proto: 6, middle: true, conn: fresh()}, reset: true},
+		{name: "TCP, first packet", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 6, conn: fresh()}, mark: markOf(1), conn: markOf(1), nat: "masquerade"},
+		{name: "TCP, its next packets", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 6, middle: true, conn: known(markOf(1), statusSNAT)}, mark: markOf(1), conn: markOf(1)},
+		{name: "TCP to a client elsewhere, conntrack let go of it", spec: separate(), packet: packet{in: "eth0", out: "eth5", src: client, dst: a("10.0.0.1"), proto: 6, middle: true, conn: fresh()}},
+		{name: "TCP, invalid", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 6, middle: true, conn: &conn{state: 1}}, drop: true},
+		{name: "UDP, any", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 17, middle: true, conn: fresh()}, mark: markOf(1), conn: markOf(1), nat: "masquerade"},
+		{name: "server: TCP, conntrack let go of it", spec: server(), packet: packet{in: "eth0", out: "eth0", src: client, dst: internet, nexthop: a("192.168.0.252"), proto: 6, middle: true, conn: fresh()}, reset: true},
+		{name: "server: TCP from client to client", spec: server(), packet: packet{in: "eth0", out: "eth0", src: client, dst: a("192.168.7.9"), proto: 6, middle: true, conn: fresh()}},
+		{name: "routed source, TCP that conntrack let go of", spec: find("routed"), packet: packet{in: "eth0", out: "eth2", src: a("203.0.113.9"), dst: internet, proto: 6, middle: true, conn: fresh()}, mark: markOf(2), conn: markOf(2)},
 		{name: "invalid", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, conn: &conn{state: 1}}, drop: true},
 		{name: "untracked", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet}, drop: true},
 		{name: "untracked inside", spec: separate(), packet: packet{in: "eth0", out: "eth5", src: client, dst: a("10.0.0.1")}},
@@ -125,8 +136,8 @@ func TestWalk(t *testing.T) {
 			default:
 				passed = w.forwarded(&p, nil)
 			}
-			got := fmt.Sprintf("dropped %v, mark %#x", !passed, p.mark)
-			want := fmt.Sprintf("dropped %v, mark %#x", c.drop, c.mark)
+			got := fmt.Sprintf("dropped %v, reset %v, mark %#x", !passed, p.reset, p.mark)
+			want := fmt.Sprintf("dropped %v, reset %v, mark %#x", c.drop || c.reset, c.reset, c.mark)
 			if p.conn != nil {
 				got += fmt.Sprintf(", connection %#x, nat %q, dnat %q", p.conn.mark, natText(p.conn), dnatText(p.conn))
 				want += fmt.Sprintf(", connection %#x, nat %q, dnat %q", c.conn, c.nat, c.dnat)
@@ -290,7 +301,7 @@ func leavesBy(s *Spec, p *packet) bool {
 // or the internet, first or known.
 func randomPacket(r *rand.Rand, s *Spec) (packet, *conn) {
 	pick := func(all ...string) string { return all[r.IntN(len(all))] }
-	p := packet{in: pick("eth0", "eth0", "eth1", "eth2", "eth9"), out: pick("eth0", "eth1", "eth1", "eth2", "eth3"), proto: 6, dport: uint16(80 + r.IntN(2)), mark: r.Uint32() &^ testMask}
+	p := packet{in: pick("eth0", "eth0", "eth1", "eth2", "eth9"), out: pick("eth0", "eth1", "eth1", "eth2", "eth3"), proto: 6, middle: r.IntN(2) == 0, dport: uint16(80 + r.IntN(2)), mark: r.Uint32() &^ testMask}
 	if r.IntN(2) == 0 {
 		p.src, p.dst = a(pick("192.168.0.10", "203.0.113.5", "198.51.100.1", "10.9.9.9")), a(pick("198.51.100.1", "192.168.0.11", "203.0.113.6"))
 	} else {
