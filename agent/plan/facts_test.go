@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"multiroute/agent/config"
+	"multiroute/agent/health"
 	"multiroute/routes"
 )
 
@@ -18,7 +19,7 @@ import (
 //	link NAME INDEX [down] [nocarrier] [ptp]
 //	addr NAME PREFIX [peer PREFIX] [secondary] [tentative] [scope-link]
 //	default NAME [via ADDRESS] [onlink] [metric N] [-6]
-//	neighbour NAME ADDRESS MAC
+//	neighbour NAME ADDRESS MAC|failed
 //	mark -4|-6 PRIORITY MARK/MASK
 //	noipv6
 func parseFacts(text string) (f routes.Facts, err error) {
@@ -98,6 +99,11 @@ func parseFact(f *routes.Facts, kind string, w []string) (err error) {
 		f.Defaults = append(f.Defaults, d)
 		w = w[1:]
 	case "neighbour":
+		if w[2] == "failed" {
+			f.FailedNeighbours = append(f.FailedNeighbours, routes.Neighbour{Index: index(), Addr: netip.MustParseAddr(w[1])})
+			w = w[3:]
+			break
+		}
 		mac, err := net.ParseMAC(w[2])
 		if err != nil {
 			panic(err)
@@ -142,11 +148,31 @@ func mustConfig(t testing.TB, text string) *config.Config {
 	return c
 }
 
-// makePlan plans from texts, with ids as a first start would give them.
+// makePlan plans from texts, with ids as a first start would give them. Beside
+// facts there may be what probes and people say:
+//
+//	health UPLINK 4|6 degraded|down REASON
+//	disabled UPLINK REASON
 func makePlan(t testing.TB, cfg, facts string) Plan {
 	t.Helper()
 	c := mustConfig(t, cfg)
-	return Make(Input{Config: c, Facts: mustFacts(t, facts), IDs: Assign(IDs{}, c)})
+	in := Input{Config: c, IDs: Assign(IDs{}, c), Health: map[health.Leg]health.Verdict{}, Disabled: map[string]string{}}
+	var rest []string
+	for _, line := range strings.Split(facts, "\n") {
+		w := strings.Fields(line)
+		switch {
+		case len(w) > 3 && w[0] == "health":
+			leg := health.Leg{Uplink: w[1], Family: map[string]routes.Family{"4": routes.IPv4, "6": routes.IPv6}[w[2]]}
+			state := map[string]health.State{"degraded": health.Degraded, "down": health.Down}[w[3]]
+			in.Health[leg] = health.Verdict{State: state, Reason: strings.Join(w[4:], " ")}
+		case len(w) > 1 && w[0] == "disabled":
+			in.Disabled[w[1]] = strings.Join(w[2:], " ")
+		default:
+			rest = append(rest, line)
+		}
+	}
+	in.Facts = mustFacts(t, strings.Join(rest, "\n"))
+	return Make(in)
 }
 
 func addrs(list ...string) []netip.Addr {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"multiroute/nat"
+	"multiroute/routes"
 )
 
 var update = flag.Bool("update", false, "write testdata/*/plan.golden anew")
@@ -66,8 +67,14 @@ func describe(p Plan) string {
 		fmt.Fprintf(&b, ", id %d, mark %#x, table %d, %s\n", u.ID, u.Mark, u.Table, u.Interface)
 		for i, leg := range []Leg{u.V4, u.V6} {
 			fmt.Fprintf(&b, "  IPv%d: ", 4+2*i)
-			if !leg.Usable {
+			switch {
+			case !leg.Usable:
 				fmt.Fprintf(&b, "not usable (%s), ", leg.Reason)
+			case leg.Degraded:
+				fmt.Fprintf(&b, "degraded (%s), ", leg.Reason)
+			}
+			if leg.Linked != leg.Usable {
+				b.WriteString("linked, ")
 			}
 			fmt.Fprintf(&b, "%s, addresses %s", leg.Nexthop, leg.Addresses)
 			if leg.Source.IsValid() {
@@ -77,7 +84,13 @@ func describe(p Plan) string {
 		}
 	}
 	for _, q := range p.Policies {
-		fmt.Fprintf(&b, "policy %s: id %d, table %d, %v\n", q.Name, q.ID, q.Table, q.Members)
+		fmt.Fprintf(&b, "policy %s: id %d, table %d", q.Name, q.ID, q.Table)
+		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+			if c := q.Choice(f); c.Tier != NoTier {
+				fmt.Fprintf(&b, ", %s tier %d %v", familyName(f), c.Tier, c.Members)
+			}
+		}
+		b.WriteString("\n")
 	}
 	if len(p.Gateways) > 0 {
 		fmt.Fprintln(&b, "gateways watched:", p.Gateways)

@@ -13,9 +13,10 @@ type End struct {
 	Family routes.Family // 0: both
 }
 
-// Ended returns whose connections cannot go on in the new plan and must be
-// deleted after it is in force: their uplink is gone, its address is gone, or
-// it is unusable while another one can take over. An uplink that is well in
+// Ended returns whose connections cannot, or should not, go on in the new plan
+// and must be deleted after it is in force: their uplink is gone, its address
+// is gone, it is unusable while another one can take over, or it stood in for
+// a better tier that is back. An uplink that is well in
 // one family keeps the connections of that one.
 // With nobody to take over nothing is deleted, because the uplink may come
 // back; its connections end when another uplink comes back first. So do those
@@ -47,7 +48,44 @@ func Ended(old, new Plan) []End {
 			ends = append(ends, endedLegs(old, new, Uplink{}, n)...)
 		}
 	}
+	for _, e := range returned(old, new) {
+		if !slices.Contains(ends, e) && !slices.Contains(ends, End{Mark: e.Mark}) {
+			ends = append(ends, e)
+		}
+	}
 	return ends
+}
+
+// returned returns whose connections move because a better tier is back: those
+// of the tier that stood in for it, where the policy or the uplink says so.
+func returned(old, new Plan) []End {
+	var ends []End
+	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+		for _, p := range new.Policies {
+			i := slices.IndexFunc(old.Policies, func(o Policy) bool { return o.Name == p.Name })
+			if i < 0 {
+				continue
+			}
+			before, now := old.Policies[i].Choice(f), p.Choice(f)
+			if now.Tier == NoTier || now.Tier >= before.Tier {
+				continue
+			}
+			for _, u := range new.Uplinks {
+				stoodIn := slices.ContainsFunc(before.Members, func(m Member) bool { return m.Uplink == u.Name })
+				if stoodIn && !new.serves(u.Name, f) && (p.MoveBack || u.Metered) {
+					ends = append(ends, End{u.Mark, f})
+				}
+			}
+		}
+	}
+	return ends
+}
+
+// serves reports whether an uplink carries some policy's new connections.
+func (p *Plan) serves(uplink string, f routes.Family) bool {
+	return slices.ContainsFunc(p.Policies, func(o Policy) bool {
+		return slices.ContainsFunc(o.Choice(f).Members, func(m Member) bool { return m.Uplink == uplink })
+	})
 }
 
 // endedLegs is Ended for one uplink that is usable in one family at least; o is
@@ -55,14 +93,14 @@ func Ended(old, new Plan) []End {
 func endedLegs(old, new Plan, o, n Uplink) []End {
 	var ends []End
 	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
-		carries := func(u Uplink) bool { return u.leg(f).Usable }
+		carries := func(u Uplink) bool { return u.Leg(f).Usable }
 		lost := !carries(n) && slices.ContainsFunc(new.Uplinks, carries) && (carries(o) || !slices.ContainsFunc(old.Uplinks, carries))
-		if lost || moved(*o.leg(f), *n.leg(f)) {
+		if lost || moved(*o.Leg(f), *n.Leg(f)) {
 			ends = append(ends, End{n.Mark, f})
 		}
 	}
 	both := len(ends) == 2
-	one := len(ends) == 1 && o.Usable() && !(o.V4.Usable && o.V6.Usable) && o.leg(ends[0].Family).Usable
+	one := len(ends) == 1 && o.Usable() && !(o.V4.Usable && o.V6.Usable) && o.Leg(ends[0].Family).Usable
 	if both || one { // there are no others
 		return []End{{Mark: n.Mark}}
 	}
@@ -81,12 +119,12 @@ func Settled(old, p Plan) Plan {
 			continue
 		}
 		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
-			leg, heir := u.leg(f), Uplink.Usable
+			leg, heir := u.Leg(f), Uplink.Usable
 			if u.Usable() {
-				heir = func(n Uplink) bool { return n.leg(f).Usable }
+				heir = func(n Uplink) bool { return n.Leg(f).Usable }
 			}
 			if !leg.Usable && !slices.ContainsFunc(p.Uplinks, heir) {
-				leg.Addresses, leg.Source = old.Uplinks[o].leg(f).Addresses, old.Uplinks[o].leg(f).Source
+				leg.Addresses, leg.Source = old.Uplinks[o].Leg(f).Addresses, old.Uplinks[o].Leg(f).Source
 			}
 		}
 	}

@@ -103,8 +103,8 @@ func TestEnded(t *testing.T) {
 			t.Parallel()
 			c1, c2 := mustConfig(t, tt.from.config), mustConfig(t, tt.to.config)
 			ids := Assign(IDs{}, c1)
-			from := Make(Input{c1, mustFacts(t, tt.from.facts), ids})
-			to := Make(Input{c2, mustFacts(t, tt.to.facts), Assign(ids, c2)})
+			from := Make(Input{Config: c1, Facts: mustFacts(t, tt.from.facts), IDs: ids})
+			to := Make(Input{Config: c2, Facts: mustFacts(t, tt.to.facts), IDs: Assign(ids, c2)})
 			got := Ended(from, to)
 			slices.SortFunc(got, func(a, b End) int { return int(a.Mark) - int(b.Mark) })
 			if !slices.Equal(got, tt.want) {
@@ -119,7 +119,7 @@ func TestEnded(t *testing.T) {
 func TestEndedAfterDown(t *testing.T) {
 	t.Parallel()
 	ids := Assign(IDs{}, mustConfig(t, twoConfig))
-	at := func(facts string) Plan { return Make(Input{mustConfig(t, oneConfig), mustFacts(t, facts), ids}) }
+	at := func(facts string) Plan { return Make(Input{Config: mustConfig(t, oneConfig), Facts: mustFacts(t, facts), IDs: ids}) }
 	for _, tt := range []struct {
 		name    string
 		returns string
@@ -201,8 +201,8 @@ func TestDeterminism(t *testing.T) {
 		c := mustConfig(t, readFile(t, "testdata/"+dir+"/config.toml"))
 		f := mustFacts(t, readFile(t, "testdata/"+dir+"/facts"))
 		ids := Assign(IDs{}, c)
-		want := Make(Input{c, f, ids})
-		if again := Make(Input{c, f, ids}); !reflect.DeepEqual(want, again) {
+		want := Make(Input{Config: c, Facts: f, IDs: ids})
+		if again := Make(Input{Config: c, Facts: f, IDs: ids}); !reflect.DeepEqual(want, again) {
 			t.Errorf("%s: two plans of one input differ", dir)
 		}
 		links := f.Links
@@ -212,7 +212,7 @@ func TestDeterminism(t *testing.T) {
 			shuffle(r, f.Defaults)
 			shuffle(r, f.Neighbours)
 			shuffle(r, f.Marks)
-			got := Make(Input{c, f, ids})
+			got := Make(Input{Config: c, Facts: f, IDs: ids})
 			// Which forwarding switches follow the global one is a set.
 			for i := range got.Sysctls {
 				got.Sysctls[i].Implied = sortedCopy(got.Sysctls[i].Implied)
@@ -236,11 +236,11 @@ func TestOrderOfUplinks(t *testing.T) {
 		c := mustConfig(t, readFile(t, "testdata/"+dir+"/config.toml"))
 		f := mustFacts(t, readFile(t, "testdata/"+dir+"/facts"))
 		ids := Assign(IDs{}, c)
-		want := Make(Input{c, f, ids})
+		want := Make(Input{Config: c, Facts: f, IDs: ids})
 		turned := *c
 		turned.Uplinks = slices.Clone(c.Uplinks)
 		slices.Reverse(turned.Uplinks)
-		got := Make(Input{&turned, f, Assign(ids, &turned)})
+		got := Make(Input{Config: &turned, Facts: f, IDs: Assign(ids, &turned)})
 		if diff := cmp.Diff(want.Routes.String()+nat.Compile(want.NAT).String(), got.Routes.String()+nat.Compile(got.NAT).String()); diff != "" {
 			t.Errorf("%s: (-want +got)\n%s", dir, diff)
 		}

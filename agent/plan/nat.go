@@ -23,13 +23,15 @@ func (m *maker) nat() {
 			if leg.Source.IsValid() {
 				n.Source = append(n.Source, leg.Source)
 			}
+			if leg.Nexthop.Gateway.IsValid() {
+				m.Gateways = append(m.Gateways, leg.Nexthop.Gateway)
+			}
 			if !m.shared(u.Interface) && !slices.Contains(m.router.LAN, u.Interface) {
 				continue // one uplink and nothing else here: the interface says it all
 			}
 			n.Addresses = append(n.Addresses, leg.Addresses...)
 			if leg.Nexthop.Gateway.IsValid() {
 				n.Gateways = append(n.Gateways, leg.Nexthop.Gateway)
-				m.Gateways = append(m.Gateways, leg.Nexthop.Gateway)
 				n.MACs = append(n.MACs, m.macs(leg.Nexthop)...)
 			}
 		}
@@ -76,7 +78,7 @@ func (m *maker) clientNetworks(index int, f routes.Family) []netip.Prefix {
 	for _, a := range m.addresses(index, f) {
 		p := a.Prefix.Masked()
 		all = append(all, p)
-		if !slices.ContainsFunc(m.Uplinks, func(u Uplink) bool { return slices.ContainsFunc(u.leg(f).Addresses, p.Contains) }) {
+		if !slices.ContainsFunc(m.Uplinks, func(u Uplink) bool { return slices.ContainsFunc(u.Leg(f).Addresses, p.Contains) }) {
 			apart = append(apart, p)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"multiroute/agent/config"
+	"multiroute/agent/health"
 	"multiroute/agent/sysctl"
 	"multiroute/nat"
 	"multiroute/routes"
@@ -17,6 +18,11 @@ type Input struct {
 	Config *config.Config
 	Facts  routes.Facts
 	IDs    IDs
+	// Health is what the probes say; a leg without an entry is well.
+	Health map[health.Leg]health.Verdict
+	// Disabled are the uplinks that somebody took out by hand, and in which
+	// words.
+	Disabled map[string]string
 }
 
 // Plan is everything that the kernel should do, and why. It is a value: nobody
@@ -34,9 +40,10 @@ type Plan struct {
 // State is an uplink's state in the words of "agent status".
 type State string
 
-// The states that exist so far.
+// The states of an uplink.
 const (
 	Up       State = "up"
+	Degraded State = "degraded" // no new connections while others are better
 	Down     State = "down"
 	Disabled State = "disabled"
 )
@@ -49,15 +56,23 @@ type Uplink struct {
 	Table     int
 	Interface string
 	State     State
+	Metered   bool   // its connections leave it when a better tier is back
 	Reason    string // why it is not up; where it is up, why one family is not; else empty
 	V4, V6    Leg
 }
 
 // Leg is an uplink in one family.
 type Leg struct {
-	Usable    bool
-	Reason    string // why not
+	// Linked: link, address and gateway are there, so packets can leave by it.
+	// Probes do, and answers to what came in, whatever its health.
+	Linked bool
+	// Usable: linked, well, and not taken out: connections may be put on it.
+	Usable bool
+	// Degraded: usable, but only while no better one is.
+	Degraded  bool
+	Reason    string // why it is not usable or degraded
 	Wanted    bool   // false: this family is switched off here
+	Unmet     string // why its gateway cannot be reached although the leg is linked; else empty
 	Nexthop   routes.Nexthop
 	Addresses []netip.Addr // the uplink's own
 	Source    netip.Addr   // fixed source for NAT; invalid: masquerade
@@ -66,8 +81,8 @@ type Leg struct {
 // Usable reports whether the uplink can carry anything.
 func (u Uplink) Usable() bool { return u.V4.Usable || u.V6.Usable }
 
-// leg returns the uplink in family f.
-func (u *Uplink) leg(f routes.Family) *Leg {
+// Leg returns the uplink in family f.
+func (u *Uplink) Leg(f routes.Family) *Leg {
 	if f == routes.IPv4 {
 		return &u.V4
 	}
@@ -76,11 +91,45 @@ func (u *Uplink) leg(f routes.Family) *Leg {
 
 // Policy is what carries a policy's traffic now.
 type Policy struct {
-	Name    string
-	ID      int
-	Mark    uint32
-	Table   int
+	Name   string
+	ID     int
+	Mark   uint32
+	Table  int
+	V4, V6 Choice
+	// MoveBack: when a better tier is back, the connections move to it, too.
+	MoveBack bool
+}
+
+// Choice is who carries a policy's traffic in one family.
+type Choice struct {
+	Tier    int // index of the tier in use; NoTier: nobody is usable
 	Members []Member
+}
+
+// NoTier is the tier of a policy that nobody carries.
+const NoTier = -1
+
+// Choice returns who carries the policy in family f.
+func (p *Policy) Choice(f routes.Family) *Choice {
+	if f == routes.IPv4 {
+		return &p.V4
+	}
+	return &p.V6
+}
+
+// Either sums both families up: IPv4's tier if there is one, and all members.
+func (p *Policy) Either() Choice {
+	c := p.V4
+	if c.Tier == NoTier {
+		c.Tier = p.V6.Tier
+	}
+	c.Members = slices.Clone(c.Members)
+	for _, m := range p.V6.Members {
+		if !slices.Contains(c.Members, m) {
+			c.Members = append(c.Members, m)
+		}
+	}
+	return c
 }
 
 // Member is a usable uplink of a policy.
@@ -102,7 +151,8 @@ func Make(in Input) Plan {
 	}
 	for _, p := range in.Config.Policies {
 		id := in.IDs.Policies[p.Name]
-		m.Policies = append(m.Policies, Policy{Name: p.Name, ID: id, Mark: m.mark(id), Table: m.table(id), Members: m.members(p)})
+		m.Policies = append(m.Policies, Policy{Name: p.Name, ID: id, Mark: m.mark(id), Table: m.table(id),
+			V4: m.choose(p, routes.IPv4), V6: m.choose(p, routes.IPv6), MoveBack: p.Failback == config.FailbackAll})
 	}
 	m.routing()
 	m.nat()
@@ -138,21 +188,6 @@ func (m *maker) families() []routes.Family {
 		return []routes.Family{routes.IPv4, routes.IPv6}
 	}
 	return []routes.Family{routes.IPv4}
-}
-
-func (m *maker) members(p config.Policy) []Member {
-	var members []Member
-	for i, u := range m.Uplinks {
-		if !u.Usable() {
-			continue
-		}
-		weight := m.Config.Uplinks[i].Weight
-		if w, ok := p.Weights[u.Name]; ok {
-			weight = w
-		}
-		members = append(members, Member{u.Name, weight})
-	}
-	return members
 }
 
 // shared reports whether several uplinks use this interface.

@@ -7,13 +7,14 @@ import (
 	"slices"
 
 	"multiroute/agent/config"
+	"multiroute/agent/health"
 	"multiroute/routes"
 )
 
 // resolve finds out whether and how an uplink can carry traffic now.
 func (m *maker) resolve(c *config.Uplink) Uplink {
 	id := m.IDs.Uplinks[c.Name]
-	u := Uplink{Name: c.Name, ID: id, Mark: m.mark(id), Table: m.table(id), Interface: c.Interface, State: Up}
+	u := Uplink{Name: c.Name, ID: id, Mark: m.mark(id), Table: m.table(id), Interface: c.Interface, Metered: c.Metered, State: Up}
 	u.V4.Wanted = true
 	u.V6.Wanted = c.Gateway6.Mode != config.GatewayOff && c.IPv6 != config.IPv6Off && !m.Facts.NoIPv6
 	link := m.Facts.Link(c.Interface)
@@ -39,7 +40,7 @@ func (m *maker) twins() {
 	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
 		var order []int
 		for i := range m.Uplinks {
-			if m.Uplinks[i].leg(f).Usable {
+			if m.Uplinks[i].Leg(f).Linked {
 				order = append(order, i)
 			}
 		}
@@ -62,7 +63,7 @@ func (m *maker) twins() {
 		})
 		owners := map[routes.Nexthop]string{}
 		for _, i := range order {
-			u, leg := &m.Uplinks[i], m.Uplinks[i].leg(f)
+			u, leg := &m.Uplinks[i], m.Uplinks[i].Leg(f)
 			key := routes.Nexthop{Gateway: leg.Nexthop.Gateway, Index: leg.Nexthop.Index}
 			owner, taken := owners[key]
 			if !taken {
@@ -81,19 +82,62 @@ func (m *maker) twins() {
 	}
 }
 
-// judge sums an uplink's legs up.
+// judge decides what an uplink is good for, and sums its legs up.
 func (m *maker) judge(c *config.Uplink, u *Uplink) {
+	byHand, out := m.Disabled[u.Name]
+	if !c.Enabled {
+		byHand, out = "enabled = false in the configuration", true
+	}
+	if out {
+		u.State, u.Reason = Disabled, byHand
+		u.V4.Linked, u.V6.Linked = false, false
+		return
+	}
+	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+		m.judgeLeg(u, f)
+	}
 	switch {
-	case !c.Enabled:
-		u.State, u.Reason = Disabled, "enabled = false in the configuration"
-		u.V4.Usable, u.V6.Usable = false, false
 	case !u.Usable():
 		u.State, u.Reason = Down, u.V4.Reason
+		if !u.V4.Linked && u.V6.Linked {
+			u.Reason = u.V6.Reason
+		}
 	case !u.V4.Usable:
 		u.Reason = "IPv6 only: " + u.V4.Reason
+		if u.V6.Degraded {
+			u.State, u.Reason = Degraded, u.V6.Reason
+		}
+	case u.V4.Degraded:
+		u.State, u.Reason = Degraded, u.V4.Reason
 	case u.V6.Wanted && !u.V6.Usable:
 		u.Reason = "IPv4 only: " + u.V6.Reason
+	case u.V6.Degraded:
+		u.Reason = "IPv6 degraded: " + u.V6.Reason
+	case u.V6.Usable:
+		u.Reason = cmp.Or(u.V4.Reason, u.V6.Reason)
+	default:
+		u.Reason = u.V4.Reason
 	}
+}
+
+// judgeLeg applies what the probes say.
+func (m *maker) judgeLeg(u *Uplink, f routes.Family) {
+	leg := u.Leg(f)
+	if !leg.Linked {
+		return
+	}
+	v := m.Health[health.Leg{Uplink: u.Name, Family: f}]
+	leg.Usable = v.State != health.Down
+	leg.Degraded = v.State == health.Degraded
+	leg.Reason = v.Reason
+}
+
+// resolution is how a family finds its neighbours.
+func resolution(f routes.Family) string {
+	if f == routes.IPv4 {
+		return "ARP"
+	}
+	return "neighbour discovery"
 }
 
 func linkReason(name string, l *routes.Link) string {
@@ -164,7 +208,10 @@ func (m *maker) resolveLeg(c *config.Uplink, link *routes.Link, f routes.Family,
 		leg.Addresses = subnetAddresses(own, hop.Gateway)
 	}
 	leg.Source = m.fixedSource(c, link, f, hop.Gateway, leg.Addresses, len(chosen) > 0)
-	leg.Nexthop, leg.Usable = hop, true
+	leg.Nexthop, leg.Linked = hop, true
+	if slices.ContainsFunc(m.Facts.FailedNeighbours, func(n routes.Neighbour) bool { return n.Index == hop.Index && n.Addr == hop.Gateway }) {
+		leg.Unmet = fmt.Sprintf("gateway %s does not answer on %s (%s): look at cable, modem and the provider's router", hop.Gateway, link.Name, resolution(f))
+	}
 }
 
 func familyName(f routes.Family) string {

@@ -84,7 +84,7 @@ func TestLeg(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			p := makePlan(t, "[uplink.x]\ninterface = \"eth1\"\n"+tt.uplink, "link eth0 2\nlink eth1 3\n"+tt.facts)
-			leg := p.Uplinks[0].leg(tt.family)
+			leg := p.Uplinks[0].Leg(tt.family)
 			got := leg.Reason
 			if leg.Usable {
 				got = leg.Nexthop.String()
@@ -138,7 +138,7 @@ func TestTwins(t *testing.T) {
 					Uplinks: []config.Uplink{a, b}, Policies: []config.Policy{{Name: "default"}}}
 				for range 2 {
 					p := Make(Input{Config: c, Facts: mustFacts(t, facts), IDs: IDs{tt.ids, map[string]int{"default": 3}}})
-					if m := p.Policies[0].Members; len(m) != 1 || m[0].Uplink != tt.want {
+					if m := p.Policies[0].Either().Members; len(m) != 1 || m[0].Uplink != tt.want {
 						t.Errorf("members %v, want %s alone", m, tt.want)
 					}
 					slices.Reverse(c.Uplinks)

@@ -57,9 +57,12 @@ func (m *maker) routing() {
 }
 
 // uplink makes an uplink's rules and table. The rules do not depend on whether
-// it is usable: then its death changes routes only.
+// it is usable: then its death changes routes only. Nor does the table depend
+// on its health: probes find out by it whether the uplink is well again, and
+// what comes in by a provider that some targets cannot be reached through is
+// still answered.
 func (m *maker) uplink(f routes.Family, u *Uplink) {
-	leg := u.leg(f)
+	leg := u.Leg(f)
 	m.rule(routes.Rule{Family: f, Priority: m.router.RuleBase + ruleMark + u.ID/groupSize, Mark: u.Mark, Mask: m.router.MarkMask, Table: u.Table})
 	for _, a := range leg.Addresses {
 		from := netip.PrefixFrom(a, a.BitLen())
@@ -68,7 +71,7 @@ func (m *maker) uplink(f routes.Family, u *Uplink) {
 	}
 	last := routes.Route{Family: f, Table: u.Table, Dst: f.Default(), Metric: routes.MetricLast}
 	switch {
-	case !leg.Usable:
+	case !leg.Linked:
 		// Its new connections go elsewhere; what is still bound to it (answers
 		// to what comes in) must not leave by another uplink with its address.
 		last.Unreachable = true
@@ -80,7 +83,7 @@ func (m *maker) uplink(f routes.Family, u *Uplink) {
 		last.Blackhole = true
 		m.route(last)
 	}
-	if leg.Usable {
+	if leg.Linked {
 		m.route(routes.Route{Family: f, Table: u.Table, Dst: f.Default(), Nexthops: []routes.Nexthop{leg.Nexthop}})
 	}
 }
@@ -139,7 +142,7 @@ func (m *maker) route(r routes.Route) {
 // table main's default.
 func (m *maker) policy(f routes.Family, p Policy) {
 	weights := map[string]int{}
-	for _, member := range p.Members {
+	for _, member := range p.Choice(f).Members {
 		weights[member.Uplink] = member.Weight
 	}
 	// By id: the order of the configuration must not move anything.
@@ -147,8 +150,8 @@ func (m *maker) policy(f routes.Family, p Policy) {
 	slices.SortFunc(byID, func(a, b Uplink) int { return cmp.Compare(a.ID, b.ID) })
 	var hops []routes.Nexthop
 	for _, u := range byID {
-		if leg := u.leg(f); leg.Usable && weights[u.Name] > 0 {
-			hop := leg.Nexthop
+		if weights[u.Name] > 0 {
+			hop := u.Leg(f).Nexthop
 			hop.Weight = weights[u.Name]
 			hops = append(hops, hop)
 		}
@@ -195,7 +198,7 @@ func (m *maker) pinned(f routes.Family) bool {
 				continue
 			}
 			some = true
-			if leg := m.Uplinks[i].leg(f); leg.Usable {
+			if leg := m.Uplinks[i].Leg(f); leg.Usable {
 				m.route(routes.Route{Family: f, Table: m.pins(), Dst: p, Source: m.ownSource(f), Nexthops: []routes.Nexthop{leg.Nexthop}})
 			}
 			m.route(routes.Route{Family: f, Table: m.pins(), Dst: p, Metric: routes.MetricLast, Unreachable: true})
