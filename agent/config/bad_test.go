@@ -46,7 +46,7 @@ crlf:9: uplink.dsl.weigth: unknown key: did you mean weight?`},
 durations:4: health.interval: 500 has no unit: write "500s" for seconds or "500ms" for milliseconds
 durations:5: health.timeout: 1 has no unit: write "1s" for seconds or "1ms" for milliseconds
 durations:6: health.suspect_interval: "1d" is not a time: write a number and a unit, such as "500ms", "10s", "5m" or "1h30m"
-durations:7: health.hold_down: "-1s" is out of range: write a time from "0s" to "24h"
+durations:7: health.hold_down: "-1s" is out of range: write a time from "0s" to "10m"
 durations:8: health.degraded_latency: 0.5 has no unit: write "0.5s" for seconds or "0.5ms" for milliseconds`},
 	{"empty", `
 empty:1: uplink: there is no uplink: add at least one, such as [uplink.dsl] with interface = "eth1" below it`},
@@ -94,12 +94,43 @@ gateway:11: uplink.c.gateway: "192.0.2.1 offlink" is no gateway: write "auto", a
 gateway:12: uplink.c.gateway6: "Auto" is no gateway: write "auto", an IPv6 address, "ADDRESS onlink", "none" or "off"
 gateway:15: uplink.d.gateway: "192.0.2.1/24" is a prefix: write the address alone, "192.0.2.1"
 gateway:16: uplink.d.gateway6: "ff02::1" reaches many hosts: write the address of one`},
-	{"health-empty", `
-health-empty:3: health: not supported yet: health checks come in a later version; remove this key`},
-	{"health-unsupported", `
-health-unsupported:4: uplink.dsl.health.interval: not supported yet: health checks come in a later version; remove this key
-health-unsupported:6: health.targets: not supported yet: health checks come in a later version; remove this key
-health-unsupported:7: health.up_after: not supported yet: health checks come in a later version; remove this key`},
+	{"health-gateway", `
+health-gateway:6: uplink.ppp.health.targets: gateway = "none" leaves no gateway to probe: remove "gateway" from the list
+health-gateway:7: uplink.ppp.health.targets6: gateway6 = "none" leaves no gateway to probe: remove "gateway" from the list`},
+	{"health-http", `
+health-http:5: health.targets: "http://example.org" has no path: write "http://example.org/" for the first page
+health-http:6: health.targets: "https://example.org?x=1 status=204" has no path: write "https://example.org/" for the first page
+health-http:7: health.targets: "status=20" is no status to expect: write one from 200 to 599, such as status=204
+health-http:8: health.targets: "status=0204" is no status to expect: write one from 200 to 599, such as status=204
+health-http:9: health.targets: "status=" is no status to expect: write one from 200 to 599, such as status=204
+health-http:10: health.targets: status= stands there twice: remove one
+health-http:11: health.targets: "204" is no expectation: write status=NUMBER or text=TEXT behind the target, as in "http://HOST/PATH status=204"
+health-http:14: health.targets6: text= expects nothing: write a text behind it, or remove it
+health-http:15: health.targets6: the text to expect has 257 bytes: write at most 256
+health-http:16: health.targets6: "icmp://[2001:db8::1] status=204" has something behind the target: only http and https can expect a status or a text
+health-http:17: health.targets6: "gateway text=x" has something behind the target: only http and https can expect a status or a text
+health-http:18: health.targets6: " http://example.org/" is not a target: write "icmp://HOST", "tcp://HOST:PORT", "dns://SERVER/NAME", "http://HOST/PATH", "https://HOST/PATH" or "gateway"
+health-http:19: health.targets6: "https://example.org:0/" has no valid port: write one from 1 to 65535`},
+	{"health-interval-all", `
+health-interval-all:7: health.interval: "99ms" is shorter than suspect_interval, which is "100ms": write suspect_interval = "99ms" or less, too`},
+	{"health-interval", `
+health-interval:4: uplink.dsl.health.interval: "90ms" is shorter than suspect_interval, which is "100ms": write suspect_interval = "90ms" or less, too
+health-interval:8: uplink.cable.health.suspect_interval: "2s" is longer than interval, which is "1s": after a miss probes come more often, not less: write "1s" or less
+health-interval:13: uplink.fibre.health.suspect_interval: "30ms" is longer than interval, which is "20ms": after a miss probes come more often, not less: write "20ms" or less`},
+	{"health-shape", `
+health-shape:4: uplink.dsl.health.targets: is the string "icmp://192.0.2.1", wants a list, each element of it a target such as "icmp://192.0.2.1": put it in [ ]
+health-shape:5: uplink.dsl.health.tiers: unknown key here: it belongs in [policy.NAME]
+health-shape:7: health.targets: is the number 1, wants a target such as "icmp://192.0.2.1"
+health-shape:7: health.targets: is true, wants a target such as "icmp://192.0.2.1"
+health-shape:8: health.target: unknown key: did you mean targets?
+health-shape:9: health.down_after: is the string "5", wants a whole number from 1 to 1000: write it without quotes`},
+	{"health-timeout", `
+health-timeout:7: uplink.lte.health.timeout: "50ms" is shorter than the "200ms" that profile "metered" waits at least: write "200ms" or more
+health-timeout:12: uplink.fibre.health.timeout: "99ms" is shorter than the "100ms" that profile "fast" waits at least: write "100ms" or more
+health-timeout:19: health.timeout: "150ms" is shorter than the "200ms" that profile "normal" waits at least: write "200ms" or more, or profile = "fast"`},
+	{"health-too-many", `
+health-too-many:4: health.targets: has 9 targets: write at most 8
+health-too-many:8: health.targets6: "icmp://[2001:db8::1]" is in the list twice: remove one`},
 	{"health-values", `
 health-values:5: health.targets: "2606:4700:4700::1111" is an IPv6 address: write it in targets6
 health-values:6: health.targets: "icmp://192.0.2.1:80" has more than a host: write "icmp://HOST"
@@ -181,6 +212,8 @@ pinned-twice:8: uplink.cable.destinations: "10.0.0.0/8" is reached through uplin
 pinned-twice:8: uplink.cable.destinations: "192.0.2.53" is reached through uplink "dsl" already, at pinned-twice:3: it can be pinned to one uplink only`},
 	{"policy-tiers-unknown", `
 policy-tiers-unknown:8: policy.default.tiers: no uplink is called "lte": known are "dsl", "cable"`},
+	{"policy-tiers-twice", `
+policy-tiers-twice:6: policy.default.tiers: "dsl" is in the list twice: remove one`},
 	{"policy-tiers", `
 policy-tiers:6: policy.default.tiers: an empty tier: name an uplink in it or remove it
 policy-tiers:6: policy.default.tiers: "dsl" is in two tiers: remove one`},
@@ -188,11 +221,9 @@ policy-tiers:6: policy.default.tiers: "dsl" is in two tiers: remove one`},
 policy-unsupported:6: policy.default.balance: not supported yet: other ways to balance come in a later version; write "weight" or remove this key
 policy-unsupported:7: policy.default.sticky: not supported yet: keeping a client on one uplink comes in a later version; write "connection" or remove this key
 policy-unsupported:8: policy.default.sticky_timeout: not supported yet: keeping a client on one uplink comes in a later version; remove this key
-policy-unsupported:9: policy.default.failback: not supported yet: moving connections back comes in a later version; write "new" or remove this key
-policy-unsupported:10: policy.default.fallback: not supported yet: falling back to another policy comes in a later version; write "reject" or remove this key
-policy-unsupported:11: policy.default.tiers: not supported yet: tiers come in a later version; remove this key
-policy-unsupported:12: policy.voice: not supported yet: policies other than "default" come in a later version; remove this table
-policy-unsupported:13: policy.voice.weights.lte: no uplink is called "lte": known are "dsl", "cable"`},
+policy-unsupported:9: policy.default.fallback: not supported yet: falling back to another policy comes in a later version; write "reject" or remove this key
+policy-unsupported:10: policy.voice: not supported yet: policies other than "default" come in a later version; remove this table
+policy-unsupported:11: policy.voice.weights.lte: no uplink is called "lte": known are "dsl", "cable"`},
 	{"policy-values", `
 policy-values:6: policy.default.balance: "random" is unknown: write "weight", "capacity" or "latency"
 policy-values:7: policy.default.sticky: is true, wants "connection", "source" or "source-destination"
@@ -301,8 +332,7 @@ unknown-uplink:12: port_forward[1].uplinks: no uplink is called "Cable": did you
 	{"uplink-unsupported", `
 uplink-unsupported:3: uplink.dsl.bandwidth: not supported yet: balancing by bandwidth comes in a later version; remove this key
 uplink-unsupported:4: uplink.dsl.mtu: not supported yet: setting the MTU comes in a later version; write 0 or remove this key
-uplink-unsupported:5: uplink.dsl.metered: not supported yet: sparing metered uplinks comes in a later version; write false or remove this key
-uplink-unsupported:6: uplink.dsl.ipv6: not supported yet: IPv6 prefix translation comes in a later version; write "masquerade", "routed" or "off"`},
+uplink-unsupported:5: uplink.dsl.ipv6: not supported yet: IPv6 prefix translation comes in a later version; write "masquerade", "routed" or "off"`},
 	{"wrong-shape", `
 wrong-shape:1: rule: is the number 3, wants a list of tables: write [[rule]] with double brackets
 wrong-shape:3: uplink.weight: stands outside of any [uplink.NAME]: write it below such a header

@@ -18,10 +18,10 @@ func (r *reader) build(root *node, s *spec, whole bool) *Config {
 	}
 	for _, name := range root.get("uplink").names() {
 		n := root.get("uplink").get(name)
-		cfg.Uplinks = append(cfg.Uplinks, r.buildUplink(name, n, s.children["uplink"].named))
+		cfg.Uplinks = append(cfg.Uplinks, r.buildUplink(name, n, root.get("health"), s))
 	}
 	for _, name := range root.get("policy").names() {
-		cfg.Policies = append(cfg.Policies, buildPolicy(name, root.get("policy").get(name)))
+		cfg.Policies = append(cfg.Policies, buildPolicy(name, root.get("policy").get(name), s.children["policy"].named))
 	}
 	if cfg.Policy("default") == nil {
 		cfg.Policies = append(cfg.Policies, Policy{Name: "default"})
@@ -51,7 +51,8 @@ func buildAPI(s *spec, n *node) API {
 	return API{Socket: value[string](s, n, "socket"), Group: value[string](s, n, "group")}
 }
 
-func (r *reader) buildUplink(name string, n *node, s *spec) Uplink {
+func (r *reader) buildUplink(name string, n, health *node, root *spec) Uplink {
+	s := root.children["uplink"].named
 	u := Uplink{
 		Name:         name,
 		Interface:    value[string](s, n, "interface"),
@@ -61,6 +62,7 @@ func (r *reader) buildUplink(name string, n *node, s *spec) Uplink {
 		Weight:       value[int](s, n, "weight"),
 		DNS:          orNil(value[[]netip.Addr](s, n, "dns")),
 		Destinations: orNil(value[[]netip.Prefix](s, n, "destinations")),
+		Metered:      value[bool](s, n, "metered"),
 		Enabled:      value[bool](s, n, "enabled"),
 		Pos:          r.where(n),
 	}
@@ -75,11 +77,15 @@ func (r *reader) buildUplink(name string, n *node, s *spec) Uplink {
 	if u.IPv6 == IPv6Off || u.Gateway6.Mode == GatewayOff { // each means both
 		u.IPv6, u.Gateway6 = IPv6Off, Gateway{Mode: GatewayOff}
 	}
+	u.Health = buildHealth(&u, root.children["health"], health, n.get("health"))
 	return u
 }
 
-func buildPolicy(name string, n *node) Policy {
-	p := Policy{Name: name}
+func buildPolicy(name string, n *node, s *spec) Policy {
+	p := Policy{Name: name, Tiers: orNil(value[[][]string](s, n, "tiers"))}
+	if value[string](s, n, "failback") == "all" {
+		p.Failback = FailbackAll
+	}
 	for _, up := range n.get("weights").names() {
 		if w, ok := n.get("weights").get(up).val.(int); ok {
 			if p.Weights == nil {

@@ -34,6 +34,7 @@ func (r *reader) crossCheck(root *node, cfg *Config) {
 		}
 	}
 	r.checkPinned(uplinks)
+	r.checkHealth(contractSpec().children["health"], root, uplinks)
 	r.checkForwards(root, cfg)
 }
 

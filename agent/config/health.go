@@ -1,7 +1,6 @@
 package config
 
 import (
-	"net/netip"
 	"time"
 )
 
@@ -21,32 +20,6 @@ type Health struct {
 	DegradedLoss    int           // percent; 0: off
 	DegradedLatency time.Duration // smoothed round trip; 0: off
 }
-
-// Target is one thing to probe. Targets can be compared with ==.
-type Target struct {
-	Text   string // as written, for messages
-	Scheme Scheme
-	Addr   netip.Addr // what was written as an address; invalid: resolve Host through the uplink, or ask the gateway
-	Host   string     // as written, an address without brackets; empty only for GatewayTarget
-	Port   uint16     // 0: none (ICMP, GatewayTarget)
-	Name   string     // DNS: what is asked for
-	Path   string     // HTTP, HTTPS: path and query, never empty
-	Status int        // HTTP, HTTPS: the status expected; 0: any of 200 to 299
-	Body   string     // HTTP, HTTPS: text that the first 4 KiB of the body must contain; "": any
-}
-
-// Scheme is the way to probe a target.
-type Scheme int
-
-// The ways to probe.
-const (
-	ICMP          Scheme = iota // echo request
-	TCP                         // connect
-	DNS                         // a query over UDP
-	HTTP                        // GET
-	HTTPS                       // GET, with a certificate that is valid for the host
-	GatewayTarget               // echo request to the uplink's gateway
-)
 
 // Failback says what moves when a better tier returns.
 type Failback int

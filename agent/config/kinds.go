@@ -182,7 +182,9 @@ func short(d time.Duration) string {
 
 var (
 	probeTime  = duration(10*time.Millisecond, time.Hour)
-	pause      = duration(0, 24*time.Hour)
+	waitTime   = duration(10*time.Millisecond, time.Minute)
+	holdTime   = duration(0, 10*time.Minute) // which is also what it doubles up to
+	latency    = duration(0, time.Minute)
 	stickyTime = duration(time.Second, 7*24*time.Hour)
 	hookTime   = duration(time.Second, time.Hour)
 	rounds     = integer(1, 1000, "")

@@ -3,8 +3,6 @@ package config
 import (
 	"fmt"
 	"net"
-	"net/netip"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -121,59 +119,3 @@ var tiers = func() kind {
 		return out
 	}}
 }()
-
-// target4 and target6 are what health checks probe, per family.
-var (
-	target4 = text(`a target such as "icmp://192.0.2.1"`, func(s string) (string, error) { return s, checkTarget(s, netip.Addr.Is4) })
-	target6 = text(`a target such as "icmp://[2001:db8::1]"`, func(s string) (string, error) { return s, checkTarget(s, netip.Addr.Is6) })
-)
-
-// checkTarget returns why s cannot be probed in the family.
-func checkTarget(s string, family func(netip.Addr) bool) error {
-	if s == "gateway" {
-		return nil
-	}
-	u, err := url.Parse(s)
-	if err != nil || u.Opaque != "" || u.Host == "" || u.User != nil || u.Fragment != "" {
-		return badText(s, `a target: write "icmp://HOST", "tcp://HOST:PORT", "dns://SERVER/NAME", "http://HOST/PATH", "https://HOST/PATH" or "gateway"`)
-	}
-	host, port := u.Hostname(), u.Port()
-	if strings.HasSuffix(u.Host, ":") {
-		return fmt.Errorf("%s has no port after its colon: write one from 1 to 65535", quote(s))
-	}
-	if _, ok := parsePort(port); port != "" && !ok {
-		return fmt.Errorf("%s has no valid port: write one from 1 to 65535", quote(s))
-	}
-	a, err := netip.ParseAddr(host)
-	switch {
-	case err != nil && !isDomain(host):
-		return fmt.Errorf("%s is no host: write an address or a domain", quote(host))
-	case err == nil && !family(a) && a.Is6():
-		return fmt.Errorf("%s is an IPv6 address: write it in targets6", quote(host))
-	case err == nil && !family(a):
-		return fmt.Errorf("%s is an IPv4 address: write it in targets", quote(host))
-	}
-	if err == nil {
-		if _, err := parseAddr(host); err != nil {
-			return err
-		}
-	}
-	switch u.Scheme {
-	case "icmp":
-		if port != "" || u.Path != "" || u.RawQuery != "" {
-			return fmt.Errorf(`%s has more than a host: write "icmp://HOST"`, quote(s))
-		}
-	case "tcp":
-		if port == "" || u.Path != "" || u.RawQuery != "" {
-			return fmt.Errorf(`%s is not a host and a port: write "tcp://HOST:PORT"`, quote(s))
-		}
-	case "dns":
-		if !isDomain(strings.TrimPrefix(u.Path, "/")) || u.RawQuery != "" {
-			return fmt.Errorf(`%s does not say which name to ask for: write "dns://SERVER/NAME"`, quote(s))
-		}
-	case "http", "https":
-	default:
-		return fmt.Errorf("%s is an unknown way to probe: write icmp, tcp, dns, http or https", quote(u.Scheme))
-	}
-	return nil
-}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,7 +54,7 @@ func TestDefaults(t *testing.T) {
 	got := must(t, "[uplink.dsl]\ninterface = 'eth1'\n")
 	want := &Config{
 		Router:   Router{MarkMask: 0xff000000, TableBase: 20000, RuleBase: 10000, ManageSysctls: true, Guard: true},
-		Uplinks:  []Uplink{{Name: "dsl", Interface: "eth1", Weight: 1, Enabled: true, Pos: "a.toml:1"}},
+		Uplinks:  []Uplink{{Name: "dsl", Interface: "eth1", Weight: 1, Enabled: true, Health: usual(), Pos: "a.toml:1"}},
 		Policies: []Policy{{Name: "default"}},
 		API:      API{Socket: "/run/multiroute/agent.sock", Group: "multiroute"},
 		Files:    []string{"a.toml"},
@@ -83,11 +84,24 @@ mtu = 0
 metered = false
 enabled = true
 [policy.default]
+tiers = []
 weights = {}
 balance = "weight"
 sticky = "connection"
 failback = "new"
 fallback = "reject"
+[health]
+targets = ["icmp://1.1.1.1", "icmp://8.8.8.8", "icmp://9.9.9.9"]
+targets6 = ["icmp://[2606:4700:4700::1111]", "icmp://[2001:4860:4860::8888]"]
+interval = "500ms"
+timeout = "1s"
+suspect_interval = "100ms"
+down_after = 5
+up_after = 5
+hold_down = "10s"
+degraded_loss = 20
+degraded_latency = "0s"
+profile = "normal"
 [hooks]
 on_change = []
 [api]
@@ -133,10 +147,14 @@ ipv6 = "off"
 interface = "wwan0"
 gateway = "none"
 gateway6 = "off"
+metered = true
+health.profile = "normal"
 
 [policy]
 default.weights.dsl = 3
 default.weights.4g = 2
+default.tiers = [["Cable_2", "dsl"], ["4g"]]
+default.failback = "all"
 
 [[port_forward]]
 name = "web"
@@ -170,7 +188,7 @@ group = "root"
 			Routed: []netip.Prefix{pfx("198.51.100.0/24"), pfx("2001:db8:7::/48")},
 		},
 		Uplinks: []Uplink{{
-			Name: "dsl", Interface: "eth1", Weight: 256, Pos: "a.toml:11",
+			Name: "dsl", Interface: "eth1", Weight: 256, Pos: "a.toml:11", Health: usual(),
 			Gateway:      Gateway{Mode: GatewayAddress, Addr: addr("192.0.2.1")},
 			Gateway6:     Gateway{Mode: GatewayAddress, Addr: addr("fe80::1"), OnLink: true},
 			Addresses:    []netip.Addr{addr("192.0.2.2"), addr("2001:db8::2")},
@@ -178,14 +196,15 @@ group = "root"
 			DNS:          []netip.Addr{addr("192.0.2.53"), addr("2001:db8::53")},
 			Destinations: []netip.Prefix{pfx("10.0.0.0/8"), pfx("203.0.113.7/32"), pfx("2001:db8:9::1/128")},
 		}, {
-			Name: "Cable_2", Interface: "eth0", Weight: 1, Enabled: true, Pos: "a.toml:22",
+			Name: "Cable_2", Interface: "eth0", Weight: 1, Enabled: true, Pos: "a.toml:22", Health: usual(),
 			Gateway:  Gateway{Mode: GatewayAddress, Addr: addr("203.0.113.1"), OnLink: true},
 			Gateway6: Gateway{Mode: GatewayOff}, IPv6: IPv6Off,
 		}, {
-			Name: "4g", Interface: "wwan0", Weight: 1, Enabled: true, Pos: "a.toml:27",
+			Name: "4g", Interface: "wwan0", Weight: 1, Enabled: true, Pos: "a.toml:27", Health: usual(), Metered: true,
 			Gateway: Gateway{Mode: GatewayNone}, Gateway6: Gateway{Mode: GatewayOff}, IPv6: IPv6Off,
 		}},
-		Policies: []Policy{{Name: "default", Weights: map[string]int{"dsl": 3, "4g": 2}}},
+		Policies: []Policy{{Name: "default", Tiers: [][]string{{"Cable_2", "dsl"}, {"4g"}},
+			Weights: map[string]int{"dsl": 3, "4g": 2}, Failback: FailbackAll}},
 		PortForwards: []PortForward{
 			{Name: "web", Protocol: 6, Port: 80, To: addr("192.168.0.10"), ToPort: 8080, Uplinks: []string{"dsl", "4g"}},
 			{Name: "dns", Protocol: 17, Port: 53, To: addr("fd00::10"), ToPort: 53},
@@ -492,6 +511,9 @@ func checkInvariants(t *testing.T, cfg *Config) {
 		if u.Gateway.Mode == GatewayAddress != u.Gateway.Addr.Is4() || u.Gateway6.Mode == GatewayAddress != u.Gateway6.Addr.Is6() {
 			bad("gateways %+v", u)
 		}
+		if problem := checkHealthInvariants(&u.Health); problem != "" {
+			bad("health of %s: %s: %+v", u.Name, problem, u.Health)
+		}
 		for _, p := range u.Destinations {
 			if !p.IsValid() || p != p.Masked() {
 				bad("destination %v", p)
@@ -499,6 +521,21 @@ func checkInvariants(t *testing.T, cfg *Config) {
 		}
 	}
 	for _, p := range cfg.Policies {
+		tiers := slices.Concat(p.Tiers...)
+		slices.Sort(tiers)
+		if len(slices.Compact(tiers)) != len(slices.Concat(p.Tiers...)) || p.Tiers != nil && len(p.Tiers) == 0 {
+			bad("tiers %q", p.Tiers)
+		}
+		for _, tier := range p.Tiers {
+			if len(tier) == 0 {
+				bad("tiers %q", p.Tiers)
+			}
+			for _, name := range tier {
+				if cfg.Uplink(name) == nil {
+					bad("tiers %q", p.Tiers)
+				}
+			}
+		}
 		for name, w := range p.Weights {
 			if cfg.Uplink(name) == nil || w < 1 || w > 256 {
 				bad("weight %s %d", name, w)

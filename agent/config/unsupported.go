@@ -22,21 +22,16 @@ const (
 
 // unsupported lists everything without behaviour.
 var unsupported = []gap{
-	{"health", false, nil, "health checks come", removeKey},
 	{"rule.[]", false, nil, "rules come", removeKey},
 
-	{"uplink.*.health", false, nil, "health checks come", removeKey},
 	{"uplink.*.bandwidth", true, nil, "balancing by bandwidth comes", removeKey},
 	{"uplink.*.ipv6", false, not("prefix"), "IPv6 prefix translation comes", `write "masquerade", "routed" or "off"`},
 	{"uplink.*.mtu", false, is(0), "setting the MTU comes", "write 0 or remove this key"},
-	{"uplink.*.metered", false, is(false), "sparing metered uplinks comes", "write false or remove this key"},
 
 	{"policy.*!", true, nil, `policies other than "default" come`, removeTable},
-	{"policy.*.tiers", false, nil, "tiers come", removeKey},
 	{"policy.*.balance", false, is("weight"), "other ways to balance come", `write "weight" or remove this key`},
 	{"policy.*.sticky", false, is("connection"), "keeping a client on one uplink comes", `write "connection" or remove this key`},
 	{"policy.*.sticky_timeout", false, nil, "keeping a client on one uplink comes", removeKey},
-	{"policy.*.failback", false, is("new"), "moving connections back comes", `write "new" or remove this key`},
 	{"policy.*.fallback", false, is("reject"), "falling back to another policy comes", `write "reject" or remove this key`},
 
 	{"port_forward.[].port", false, singlePort, "forwarding a range of ports comes", "write one port"},
