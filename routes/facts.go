@@ -10,9 +10,13 @@ type Facts struct {
 	Addrs      []Addr
 	Defaults   []DefaultRoute
 	Neighbours []Neighbour
-	Marks      []ForeignMark
-	Intruders  []ForeignRoute
-	NoIPv6     bool // the kernel has no IPv6, or it is switched off
+	// FailedNeighbours did not answer those who tried to reach them
+	// (NUD_FAILED); their MAC is not set. Who is tried again stays here until
+	// it answers. Whom nobody tried to reach is in neither list.
+	FailedNeighbours []Neighbour
+	Marks            []ForeignMark
+	Intruders        []ForeignRoute
+	NoIPv6           bool // the kernel has no IPv6, or it is switched off
 }
 
 // Link is a network interface.
@@ -25,6 +29,8 @@ type Link struct {
 	MTU          int
 	RxBytes      uint64
 	TxBytes      uint64
+	RxPackets    uint64
+	TxPackets    uint64
 }
 
 // Addr is an address on an interface. Addresses keep the kernel's order, which

@@ -2,6 +2,7 @@ package routes
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -20,6 +21,12 @@ type Kernel struct {
 	h      *netlink.Handle // rules, links, addresses, neighbours, writes
 	strict *netlink.Handle // route dumps: filtered in the kernel; rule dumps fail under strict checking
 	noIPv6 bool
+	failed map[neighbourKey]bool // the newest Facts.FailedNeighbours
+}
+
+type neighbourKey struct {
+	index int
+	addr  netip.Addr
 }
 
 // timeout bounds every exchange with the kernel.
@@ -119,9 +126,10 @@ func (k *Kernel) rules(f Family) ([]netlink.Rule, error) {
 	return rules, nil
 }
 
-// Facts reads links, addresses, the main table's default routes, resolved
-// neighbours, foreign rules on marks and foreign routes in our tables.
+// Facts reads links, addresses, the main table's default routes, resolved and
+// failed neighbours, foreign rules on marks and foreign routes in our tables.
 func (k *Kernel) Facts() (Facts, error) {
+	failed := map[neighbourKey]bool{}
 	f := Facts{NoIPv6: k.noIPv6}
 	links, err := retry(k.h.LinkList)
 	if err != nil {
@@ -132,7 +140,7 @@ func (k *Kernel) Facts() (Facts, error) {
 		link := Link{Name: a.Name, Index: a.Index, Up: a.RawFlags&unix.IFF_UP != 0, Carrier: a.RawFlags&unix.IFF_LOWER_UP != 0,
 			PointToPoint: a.RawFlags&unix.IFF_POINTOPOINT != 0, MTU: a.MTU}
 		if s := a.Statistics; s != nil {
-			link.RxBytes, link.TxBytes = s.RxBytes, s.TxBytes
+			link.RxBytes, link.TxBytes, link.RxPackets, link.TxPackets = s.RxBytes, s.TxBytes, s.RxPackets, s.TxPackets
 		}
 		f.Links = append(f.Links, link)
 	}
@@ -170,11 +178,21 @@ func (k *Kernel) Facts() (Facts, error) {
 			return Facts{}, fmt.Errorf("listing neighbours (%s): %w", family, err)
 		}
 		for _, n := range neighbours {
-			if ip, ok := netip.AddrFromSlice(n.IP); ok && len(n.HardwareAddr) == 6 && n.State&(unix.NUD_INCOMPLETE|unix.NUD_FAILED|unix.NUD_NOARP) == 0 {
-				f.Neighbours = append(f.Neighbours, Neighbour{Index: n.LinkIndex, Addr: unmap(family, ip), MAC: [6]byte(n.HardwareAddr)})
+			ip, ok := netip.AddrFromSlice(n.IP)
+			if !ok {
+				continue
+			}
+			key := neighbourKey{n.LinkIndex, unmap(family, ip)}
+			switch {
+			case n.State&unix.NUD_FAILED != 0, n.State&unix.NUD_INCOMPLETE != 0 && k.failed[key]:
+				failed[key] = true
+				f.FailedNeighbours = append(f.FailedNeighbours, Neighbour{Index: key.index, Addr: key.addr})
+			case n.State&(unix.NUD_INCOMPLETE|unix.NUD_NOARP) == 0 && len(n.HardwareAddr) == 6:
+				f.Neighbours = append(f.Neighbours, Neighbour{Index: key.index, Addr: key.addr, MAC: [6]byte(n.HardwareAddr)})
 			}
 		}
 	}
+	k.failed = failed
 	return f, nil
 }
 
@@ -527,6 +545,9 @@ func matters(m mdnetlink.Message, neighbour func(netip.Addr) bool) bool {
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		if len(m.Data) < unix.SizeofNdMsg {
 			return false
+		}
+		if binary.NativeEndian.Uint16(m.Data[8:])&(unix.NUD_DELAY|unix.NUD_PROBE) != 0 && m.Header.Type == unix.RTM_NEWNEIGH {
+			return false // known as before; the kernel makes sure every half a minute
 		}
 		ad, err := mdnetlink.NewAttributeDecoder(m.Data[unix.SizeofNdMsg:])
 		if err != nil {
