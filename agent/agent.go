@@ -84,6 +84,7 @@ type daemon struct {
 	tracker  tracker
 	counter  counter // a connection of its own: counting must not hold up a failover
 	sysctl   sysctl.Store
+	monitor  watcher
 	calls    chan func()
 	dirty    chan struct{} // capacity 1: "look at the kernel"
 	stop     context.CancelFunc
@@ -103,6 +104,11 @@ type daemon struct {
 	applied bool        // plan and ruleset were once written or found in the kernel
 	ready   bool
 	states  map[string]uplinkState
+
+	disabled   disabled
+	memoryFile string // where the next agent finds what it should know; "": nowhere
+	remembered memory // what is in it
+
 	drift   drift
 	retry   time.Duration
 	failing string // the last pass's error, so that it is logged once
@@ -160,6 +166,15 @@ func Run(ctx context.Context, o Options) error {
 	d := newDaemon(o, k, t, ct, sysctlStore(cfg))
 	d.counter = counter
 	d.stop = cancel
+	counters, err := routes.OpenCounters()
+	if err != nil {
+		return err
+	}
+	defer counters.Close()
+	monitor, err := d.watch(filepath.Join(filepath.Dir(cfg.API.Socket), "health.json"), counters)
+	if err != nil {
+		return err
+	}
 	d.warnings = listener.Warnings
 	if squatted != nil {
 		d.warnings = append(d.warnings, squatted.Error())
@@ -174,6 +189,7 @@ func Run(ctx context.Context, o Options) error {
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.Go(func() error { return routes.Watch(ctx, d.gateways.has, d.changed) })
 	tasks.Go(func() error { return nat.Watch(ctx, d.changed) })
+	tasks.Go(func() error { return monitor.Run(ctx) })
 	server := api.NewServer(&handler{d: d, ctx: ctx}, listener.GID, o.Log)
 	tasks.Go(func() error { return server.Serve(ctx, listener) })
 	tasks.Go(func() error { return d.loop(ctx) })
@@ -186,7 +202,7 @@ func Run(ctx context.Context, o Options) error {
 
 func newDaemon(o Options, r router, t table, c tracker, s sysctl.Store) *daemon {
 	return &daemon{Options: o, router: r, table: t, tracker: c, counter: c, sysctl: s, stop: func() {},
-		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{},
+		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{}, monitor: nobody{}, disabled: disabled{},
 		drift: drift{limiter: rate.NewLimiter(rate.Every(repairEvery), repairBurst)}}
 }
 
@@ -286,7 +302,7 @@ func (d *daemon) loop(ctx context.Context) error {
 			arm(last.Add(gap))
 			continue
 		case now := <-tick.C:
-			if now.Sub(last) >= resync || d.sysctlsChanged() {
+			if now.Sub(last) >= resync || d.sysctlsChanged() || d.disabled.expire(now, d.cfg) {
 				arm(now)
 			}
 			continue

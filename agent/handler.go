@@ -2,14 +2,14 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"slices"
 	"time"
 
 	"multiroute/agent/api"
+	"multiroute/agent/health"
 	"multiroute/agent/plan"
 	"multiroute/routes"
 )
@@ -99,8 +99,11 @@ func (h *handler) Stop(context.Context) error {
 }
 
 // SetUplink implements api.Handler.
-func (h *handler) SetUplink(context.Context, string, bool, time.Duration) error {
-	return fmt.Errorf("disabling and enabling uplinks by hand is not there yet: %w", errors.ErrUnsupported)
+func (h *handler) SetUplink(ctx context.Context, name string, enabled bool, d time.Duration) (err error) {
+	if asked := h.ask(ctx, func() { err = h.d.setUplink(name, enabled, d) }); asked != nil {
+		return asked
+	}
+	return err
 }
 
 // status is what the owner knows.
@@ -124,6 +127,9 @@ func (d *daemon) status() api.Status {
 	for _, u := range d.plan.Uplinks {
 		status := d.uplinkStatus(u, &facts)
 		measured(&status, u, verdicts)
+		if until, ok := d.disabled[u.Name]; ok {
+			status.Until = timeOrNil(until)
+		}
 		s.Uplinks = append(s.Uplinks, status)
 	}
 	for _, p := range d.plan.Policies {
@@ -168,6 +174,9 @@ func measured(s *api.UplinkStatus, u plan.Uplink, verdicts map[health.Leg]health
 		v, ok := verdicts[health.Leg{Uplink: u.Name, Family: f}]
 		if !ok || v.Probes == 0 {
 			continue
+		}
+		if s.State == api.Down && !v.Until.IsZero() {
+			s.Until = timeOrNil(v.Until)
 		}
 		s.Loss = &v.Loss
 		if v.RTT > 0 {

@@ -34,6 +34,7 @@ const rounds = 4
 // writes what differs, until nothing does. A pass that finds nothing to do
 // writes nothing.
 func (d *daemon) pass(now time.Time) error {
+	d.disabled.expire(now, d.cfg)
 	for range rounds {
 		facts, err := d.router.Facts()
 		if err != nil {
@@ -43,6 +44,7 @@ func (d *daemon) pass(now time.Time) error {
 		if err != nil {
 			return err
 		}
+		d.remember()
 		if !wrote {
 			return nil
 		}
@@ -52,7 +54,7 @@ func (d *daemon) pass(now time.Time) error {
 
 // converge compares once and writes what differs. It reports whether it wrote.
 func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
-	p := plan.Make(plan.Input{Config: d.cfg, Facts: facts, IDs: d.ids})
+	p := d.makePlan(facts)
 	rules := nat.Compile(p.NAT)
 	state, err := d.table.Read()
 	if err != nil {
@@ -354,8 +356,8 @@ func changes(a, b plan.Plan) []string {
 	}
 	for _, p := range b.Policies {
 		i := slices.IndexFunc(a.Policies, func(o plan.Policy) bool { return o.Name == p.Name })
-		if i >= 0 && !slices.Equal(a.Policies[i].Members, p.Members) {
-			s = append(s, fmt.Sprintf("policy %s: %s", p.Name, memberList(p.Members)))
+		if i >= 0 && !slices.Equal(a.Policies[i].Either().Members, p.Either().Members) {
+			s = append(s, fmt.Sprintf("policy %s: %s", p.Name, memberList(p.Either().Members)))
 		}
 	}
 	if n := len(routes.Diff(a.Routes, b.Routes)); n > 0 {

@@ -477,7 +477,7 @@ func TestChanges(t *testing.T) {
 	t.Parallel()
 	state := func(name string, s plan.State) plan.Uplink { return plan.Uplink{Name: name, State: s} }
 	a := plan.Plan{Uplinks: []plan.Uplink{state("a", plan.Up), state("b", plan.Up)},
-		Policies: []plan.Policy{{Name: "default", Members: []plan.Member{{Uplink: "a", Weight: 1}, {Uplink: "b", Weight: 2}}}}}
+		Policies: []plan.Policy{{Name: "default", V4: plan.Choice{Members: []plan.Member{{Uplink: "a", Weight: 1}, {Uplink: "b", Weight: 2}}}}}}
 	b := plan.Plan{Uplinks: []plan.Uplink{state("c", plan.Up), state("b", plan.Down)}, Policies: []plan.Policy{{Name: "default"}}}
 	want := []string{"uplink c: new, up", "uplink b: down, was up", "uplink a: removed", "policy default: nobody"}
 	if diff := cmp.Diff(want, changes(a, b)); diff != "" {
