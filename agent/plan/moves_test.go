@@ -119,7 +119,9 @@ func TestEnded(t *testing.T) {
 func TestEndedAfterDown(t *testing.T) {
 	t.Parallel()
 	ids := Assign(IDs{}, mustConfig(t, twoConfig))
-	at := func(facts string) Plan { return Make(Input{Config: mustConfig(t, oneConfig), Facts: mustFacts(t, facts), IDs: ids}) }
+	at := func(facts string) Plan {
+		return Make(Input{Config: mustConfig(t, oneConfig), Facts: mustFacts(t, facts), IDs: ids})
+	}
 	for _, tt := range []struct {
 		name    string
 		returns string
