@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"multiroute/agent/api"
 	"multiroute/agent/config"
@@ -33,18 +34,22 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 type command struct {
 	name, args, help string
 	run              func(*call) error
+	options          string                     // how flags of its own are written, for the usage
+	flags            func(*flag.FlagSet, *call) // adds them
 }
 
 func commands() []command {
 	return []command{
-		{"run", "", "the daemon, in the foreground", runDaemon},
-		{"reload", "", "read the configuration again; the same as SIGHUP, but it waits and says what happened", reload},
-		{"check", "", "validate the configuration files; needs neither root nor a daemon", check},
-		{"plan", "", "what a reload would change in the kernel; changes nothing", showPlan},
-		{"show", "nft|routes", "the whole wanted state", show},
-		{"status", "", "uplinks and policies", status},
-		{"purge", "", "remove everything multiroute owns", purge},
-		{"version", "", "print the version", printVersion},
+		{name: "run", help: "the daemon, in the foreground", run: runDaemon},
+		{name: "reload", help: "read the configuration again; the same as SIGHUP, but it waits and says what happened", run: reload},
+		{name: "check", help: "validate the configuration files; needs neither root nor a daemon", run: check},
+		{name: "plan", help: "what a reload would change in the kernel; changes nothing", run: showPlan},
+		{name: "show", args: "nft|routes", help: "the whole wanted state", run: show},
+		{name: "status", help: "uplinks and policies", run: status},
+		{name: "uplink", args: "disable|enable NAME", help: "take an uplink out for maintenance, and put it in again", run: setUplink,
+			options: "[--for TIME] ", flags: uplinkFlags},
+		{name: "purge", help: "remove everything multiroute owns", run: purge},
+		{name: "version", help: "print the version", run: printVersion},
 	}
 }
 
@@ -52,6 +57,7 @@ func commands() []command {
 type call struct {
 	config string
 	json   bool
+	time   time.Duration // --for of agent uplink; 0: not given
 	args   []string
 	out    io.Writer
 	err    io.Writer
@@ -78,10 +84,13 @@ func run(args []string, out, errOut io.Writer) int {
 		flags := flag.NewFlagSet("agent "+c.name, flag.ContinueOnError)
 		flags.SetOutput(errOut)
 		flags.Usage = func() {
-			fmt.Fprintf(errOut, "usage: agent %s [--config PATH] [--json] %s\n%s\n", c.name, c.args, c.help)
+			fmt.Fprintf(errOut, "usage: agent %s [--config PATH] [--json] %s%s\n%s\n", c.name, c.options, c.args, c.help)
 		}
 		flags.StringVar(&invocation.config, "config", defaultConfig, "main configuration file")
 		flags.BoolVar(&invocation.json, "json", false, "print JSON")
+		if c.flags != nil {
+			c.flags(flags, invocation)
+		}
 		// Flags may stand before, between and behind the arguments.
 		for rest := args[1:]; ; rest = rest[1:] {
 			if err := flags.Parse(rest); errors.Is(err, flag.ErrHelp) {
@@ -129,7 +138,7 @@ func exit(err error, name string, errOut io.Writer) int {
 func usage(w io.Writer) {
 	fmt.Fprint(w, "usage: agent COMMAND [--config PATH] [--json]\n\n")
 	for _, c := range commands() {
-		fmt.Fprintf(w, "  %-18s %s\n", c.name+" "+c.args, c.help)
+		fmt.Fprintf(w, "  %-27s %s\n", c.name+" "+c.args, c.help)
 	}
 }
 

@@ -22,6 +22,8 @@ func TestMain(m *testing.M) {
 // testscript has:
 //
 //	code N agent ARGUMENTS  the program must end with this exit code
+//	serve                   an agent answers at $WORK/s; its uplinks are dsl and lte
+//	asked [CHANGE]          what that agent was asked to change since the last time
 //	[root] or [!root]       only (not) for root
 //
 // and $WORK in a *.toml file is the folder that the files are put into.
@@ -30,7 +32,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		Setup:               expandWork,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"code": code},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"code": code, "serve": serve, "asked": asked},
 		Condition:           condition,
 		UpdateScripts:       *update,
 		RequireExplicitExec: true, // no "agent" without the exit code
@@ -67,6 +69,7 @@ func condition(cond string) (bool, error) {
 
 // expandWork is for configuration files, which must name absolute paths.
 func expandWork(env *testscript.Env) error {
+	env.Values[agentKey] = &fakeAgent{}
 	return filepath.WalkDir(env.WorkDir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || filepath.Ext(path) != ".toml" {
 			return err

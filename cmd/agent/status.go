@@ -36,18 +36,18 @@ func printStatus(out io.Writer, s api.Status, now time.Time) error {
 	}
 	fmt.Fprint(out, "\n\n")
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "UPLINK\tSTATE\tSINCE\tINTERFACE\tADDRESS\tGATEWAY\tCONNECTIONS\tRECEIVED\tSENT")
+	fmt.Fprintln(w, "UPLINK\tSTATE\tSINCE\tINTERFACE\tADDRESS\tGATEWAY\tRTT\tLOSS\tCONNECTIONS\tRECEIVED\tSENT")
 	for _, u := range s.Uplinks {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", u.Name, u.State, ago(u.Since, now), u.Interface,
-			addresses(u.Addresses), gateways(u), number(u.Connections), size(u.RxBytes), size(u.TxBytes))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", u.Name, u.State, ago(u.Since, now), u.Interface,
+			addresses(u.Addresses), gateways(u), milliseconds(u.RTT), percent(u.Loss), number(u.Connections), size(u.RxBytes), size(u.TxBytes))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	fmt.Fprintln(out)
 	for _, u := range s.Uplinks {
-		if u.Reason != nil {
-			fmt.Fprintf(out, "%s: %s\n", u.Name, *u.Reason)
+		if text := explanation(u, now); text != "" {
+			fmt.Fprintf(out, "%s: %s\n", u.Name, text)
 		}
 	}
 	for _, p := range s.Policies {
@@ -71,6 +71,20 @@ func printStatus(out io.Writer, s api.Status, now time.Time) error {
 		fmt.Fprintln(out, "warning:", warning)
 	}
 	return nil
+}
+
+// explanation says why an uplink is in its state, and when that can end.
+func explanation(u api.UplinkStatus, now time.Time) string {
+	var parts []string
+	if u.Reason != nil {
+		parts = append(parts, *u.Reason)
+	}
+	if u.Until != nil {
+		if left := u.Until.Sub(now).Round(time.Second); left > 0 {
+			parts = append(parts, fmt.Sprintf("back in %s at the earliest", left))
+		}
+	}
+	return strings.Join(parts, "; ")
 }
 
 func ago(t *time.Time, now time.Time) string {
@@ -99,6 +113,30 @@ func gateways(u api.UplinkStatus) string {
 		}
 	}
 	return addresses(all)
+}
+
+// milliseconds prints a time in about two digits.
+func milliseconds(ms *float64) string {
+	if ms == nil {
+		return "-"
+	}
+	return digits(*ms) + "ms"
+}
+
+// percent prints a share in about two digits.
+func percent(p *float64) string {
+	if p == nil {
+		return "-"
+	}
+	return digits(*p) + "%"
+}
+
+// digits prints a number with one digit behind the point where it is small.
+func digits(v float64) string {
+	if v >= 9.95 || v == 0 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.1f", v)
 }
 
 func number(n *int) string {

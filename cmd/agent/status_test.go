@@ -25,10 +25,16 @@ func TestPrintStatus(t *testing.T) {
 			Uplinks: []api.UplinkStatus{
 				{Name: "cable", ID: 1, State: api.Up, Since: new(now.Add(-26*time.Hour - 1500*time.Millisecond)), Interface: "eth2",
 					Gateway: new(netip.MustParseAddr("24.19.12.1")), Gateway6: new(netip.MustParseAddr("fe80::c1")),
-					Addresses:   []netip.Addr{netip.MustParseAddr("24.19.12.45"), netip.MustParseAddr("2001:db8:c::45")},
-					Connections: new(1234), RxBytes: new(uint64(123456789012)), TxBytes: new(uint64(1023))},
+					Addresses: []netip.Addr{netip.MustParseAddr("24.19.12.45"), netip.MustParseAddr("2001:db8:c::45")},
+					RTT:       new(12.345), Jitter: new(0.5), Loss: new(0.0), Connections: new(1234), RxBytes: new(uint64(123456789012)), TxBytes: new(uint64(1023))},
 				{Name: "dsl-with-a-long-name", ID: 2, State: api.Down, Reason: new("interface ppp0 does not exist (yet)"), Since: new(now.Add(-9 * time.Second)),
 					Interface: "ppp0", Connections: new(0)},
+				{Name: "fibre", ID: 6, State: api.Degraded, Reason: new("25% of the probes of the last 10s were lost"), Since: new(now.Add(-70 * time.Second)),
+					Interface: "eth3", RTT: new(0.42), Loss: new(25.0)},
+				{Name: "cable2", ID: 7, State: api.Down, Reason: new("no answer from 1.1.1.1, 8.8.8.8, 9.9.9.9"), Since: new(now.Add(-2 * time.Second)),
+					Until: new(now.Add(7900 * time.Millisecond)), Interface: "eth4", Loss: new(100.0)},
+				{Name: "sat", ID: 8, State: api.Disabled, Reason: new("disabled by hand"), Until: new(now.Add(10 * time.Minute)), Interface: "eth5", RTT: new(712.6), Loss: new(1.54)},
+				{Name: "over", ID: 9, State: api.Down, Reason: new("no answer from 1.1.1.1"), Until: new(now.Add(-time.Second)), Interface: "eth6"},
 				{Name: "lte", ID: 4, State: api.Disabled, Reason: new("enabled = false in the configuration"), Interface: "wwan0", RxBytes: new(uint64(1024))},
 			},
 			Policies: []api.PolicyStatus{
