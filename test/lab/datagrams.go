@@ -20,6 +20,7 @@ type UDPReport struct {
 	Sent, Received int
 	Sources        map[netip.AddrPort]int // addresses the server saw, and requests from each
 	Outage         time.Duration          // longest time between the sending of two requests that were answered, less the interval
+	Gap            time.Duration          // longest time in which no request was answered: from the first one lost to the next one answered; 0: none lost
 }
 
 // Lost is how many requests had no answer.
@@ -30,7 +31,7 @@ func (r UDPReport) Addresses() []netip.Addr { return addresses(r.Sources) }
 
 // String is the report in a line.
 func (r UDPReport) String() string {
-	return fmt.Sprintf("sent %d, lost %d, outage %v, seen as %v", r.Sent, r.Lost(), r.Outage, r.Sources)
+	return fmt.Sprintf("sent %d, lost %d, gap %v, outage %v, seen as %v", r.Sent, r.Lost(), r.Gap, r.Outage, r.Sources)
 }
 
 // UDPStream sends numbered requests to the echo port from one socket, and counts the answers.
@@ -110,14 +111,25 @@ func (u *UDPStream) Report() UDPReport {
 		return r
 	}
 	last := u.sent[0]
+	lost := -1 // the first of those lost in a row
 	for i, at := range u.sent {
-		if u.answered[i] {
+		switch {
+		case !u.answered[i] && lost < 0:
+			lost = i
+		case u.answered[i]:
 			r.Received++
+			if lost >= 0 {
+				r.Gap = max(r.Gap, at.Sub(u.sent[lost]))
+			}
+			lost = -1
 		}
 		if u.answered[i] || i == len(u.sent)-1 {
 			r.Outage = max(r.Outage, at.Sub(last)-u.interval)
 			last = at
 		}
+	}
+	if lost >= 0 {
+		r.Gap = max(r.Gap, u.sent[len(u.sent)-1].Sub(u.sent[lost])+u.interval)
 	}
 	return r
 }

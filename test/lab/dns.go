@@ -15,7 +15,7 @@ type name struct {
 	addrs []netip.Addr
 }
 
-// Resolve makes the server's DNS (PortDNS) answer so for a name and, if it begins with "*.", for those below it. Unknown names do not exist.
+// Resolve makes the server's DNS (PortDNS) answer so for a name and, if it begins with "*.", for those below it; "*" is every name. Unknown names do not exist.
 func (s *Server) Resolve(host string, ttl time.Duration, addrs ...netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,7 +80,8 @@ func (s *Server) look(host string) (name, bool) {
 	for rest := host; ; {
 		_, above, ok := strings.Cut(rest, ".")
 		if !ok {
-			return name{}, false
+			n, ok := s.names["*"]
+			return n, ok
 		}
 		if n, ok := s.names["*."+above]; ok {
 			return n, true

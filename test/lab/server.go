@@ -23,7 +23,7 @@ const (
 	PortSink    = 9    // UDP: records the packets of OneWay
 	PortDiscard = 5001 // TCP: reads and forgets, for throughput
 	PortDNS     = 53   // UDP: see Resolve; TCP: as PortTCP
-	PortHTTP    = 8080 // HTTP: the client's address in a line, for every request
+	PortHTTP    = 8080 // HTTP: 204 and no body for /generate_204; for every other path the client's address in a line; see Answer
 )
 
 // Server is the other end of all traffic: it tells its clients which address it sees, and keeps account of what it receives.
@@ -40,11 +40,12 @@ type Server struct {
 
 	names   map[string]name
 	queries map[string]int
+	web     http.HandlerFunc
 }
 
 // NewServer starts a server on the standard ports, in any namespace; more: further TCP ports like PortTCP.
 func NewServer(ns *NS, more ...uint16) (*Server, error) {
-	s := &Server{NS: ns, conns: map[net.Conn]struct{}{}, flows: map[uint64]*flow{}, names: map[string]name{}, queries: map[string]int{}}
+	s := &Server{NS: ns, conns: map[net.Conn]struct{}{}, flows: map[uint64]*flow{}, names: map[string]name{}, queries: map[string]int{}, web: visitor}
 	err := s.listen(append([]uint16{PortTCP, PortDNS}, more...))
 	if err != nil {
 		s.Close()
@@ -84,12 +85,33 @@ func (s *Server) listenHTTP() error {
 		return err
 	}
 	server := &http.Server{ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		from, _ := netip.ParseAddrPort(r.RemoteAddr)
-		fmt.Fprintln(w, unmap(from))
+		s.mu.Lock()
+		answer := s.web
+		s.mu.Unlock()
+		answer(w, r)
 	})}
 	s.closers = append(s.closers, server)
 	s.wait.Go(func() { _ = server.Serve(l) })
 	return nil
+}
+
+// visitor answers with who asks.
+func visitor(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/generate_204" {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	fmt.Fprintln(w, unmap(from))
+}
+
+// Answer makes the server answer HTTP so from now on; nil: as in the beginning.
+func (s *Server) Answer(f http.HandlerFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.web = f; f == nil {
+		s.web = visitor
+	}
 }
 
 // Close ends the server and its connections.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,7 @@ type Options struct {
 	DefaultRoutes   bool             // main has a default route per uplink, as DHCP clients and router advertisements leave them: metric 100 + ID
 	NoIPv6          bool             // the uplinks have IPv4 only
 	LANOnNIC        bool             // NewSingleNIC: the clients are on the uplinks' NIC, too
+	Apart           bool             // NewSingleNIC: the last uplink has a NIC of its own
 	Wires           map[int]WireKind // uplinks (by ID) that are not a veth cable; NewRouter only
 }
 
@@ -32,7 +34,7 @@ var (
 	LANAddress6 = netip.MustParsePrefix("fd00:1::1/64")
 )
 
-// The internet. Every address of the two prefixes answers.
+// The internet. Every address of the two prefixes answers, as do Targets and Targets6.
 var (
 	InternetAddress  = netip.MustParseAddr("198.51.100.1")
 	InternetAddress6 = netip.MustParseAddr("2001:db8:ffff::1")
@@ -130,7 +132,7 @@ func (t *Topology) buildInternet() error {
 	if err := ns.Sysctl("net/ipv6/ip_nonlocal_bind", "1"); err != nil {
 		return err
 	}
-	for _, addr := range []netip.Addr{InternetAddress, InternetAddress6} {
+	for _, addr := range slices.Concat([]netip.Addr{InternetAddress, InternetAddress6}, Targets, Targets6) {
 		if err := ns.AddAddr("lo", host(addr)); err != nil {
 			return err
 		}

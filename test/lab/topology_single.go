@@ -12,6 +12,7 @@ import (
 //	eth0  one    192.168.1.100/24  gateway 192.168.1.1   DNS server 198.19.1.53
 //	      two    10.0.0.100/24     gateway 10.0.0.1      DNS server 198.19.2.53
 //	      three  172.16.5.100/24   gateway 172.16.5.1    DNS server 198.19.3.53
+//	                               (with Apart: the last of them on a NIC of its own, eth2)
 //	eth1  LAN    192.168.0.1/24    (with LANOnNIC: on eth0, and the clients on the segment)
 //
 // IPv6 is as in NewRouter, and the gateways differ by their link-local address. A provider judges what is sent to its own gateway's MAC address.
@@ -29,6 +30,9 @@ func NewSingleNIC(o Options) (*Topology, error) {
 	for id := 1; id <= o.Uplinks; id++ {
 		u := newUplink(t, id, singleUplink(id))
 		u.Interface = "eth0"
+		if o.Apart && id == o.Uplinks {
+			u.Interface = "eth2"
+		}
 		t.Uplinks = append(t.Uplinks, u)
 	}
 	if err := t.buildSingle(); err != nil {
@@ -56,6 +60,9 @@ func (t *Topology) buildSingle() (err error) {
 		return err
 	}
 	for _, u := range t.Uplinks {
+		if u.Interface == "eth0" {
+			u.hub = t.Switch
+		}
 		if err := u.Plug(); err != nil {
 			return fmt.Errorf("plugging in %s: %w", u.Name, err)
 		}

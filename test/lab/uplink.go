@@ -5,6 +5,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,7 @@ type Uplink struct {
 	Provider  *Provider
 
 	lab  *Topology
+	hub  *NS // the shared segment that its provider is plugged into; nil: a cable of its own
 	wire *Wire
 	kind WireKind
 }
@@ -48,7 +50,7 @@ func newUplink(t *Topology, id int, u Uplink) *Uplink {
 // Plug makes the cable between router and provider (after Unplug: again, with the same name and a new index), and configures both ends.
 func (u *Uplink) Plug() error {
 	router, provider := u.lab.Router, u.Provider.NS
-	switch hub := u.lab.Switch; {
+	switch hub := u.hub; {
 	case hub != nil:
 		if err := Veth(provider, customerSide, hub, u.Name); err != nil {
 			return err
@@ -85,8 +87,8 @@ func (u *Uplink) waitRunning() error {
 		return err
 	}
 	switch {
-	case u.lab.Switch != nil:
-		return u.lab.Switch.WaitRunning("router", u.Name)
+	case u.hub != nil:
+		return u.hub.WaitRunning("router", u.Name)
 	case u.wire != nil && u.wire.line != nil:
 		return u.wire.line.WaitRunning()
 	}
@@ -95,7 +97,7 @@ func (u *Uplink) waitRunning() error {
 
 // Unplug deletes the router's interface, as pulling a USB modem does.
 func (u *Uplink) Unplug() error {
-	if u.lab.Switch != nil {
+	if u.hub != nil {
 		return errors.New("unplugging: the uplinks share their NIC")
 	}
 	if u.wire != nil {
@@ -114,7 +116,7 @@ func (u *Uplink) Wire() *Wire { return u.wire }
 func (u *Uplink) Carrier(on bool) error {
 	provider := u.Provider.NS
 	var err error
-	switch hub := u.lab.Switch; {
+	switch hub := u.hub; {
 	case hub != nil && on:
 		err = hub.Up("router")
 	case hub != nil:
@@ -131,6 +133,27 @@ func (u *Uplink) Carrier(on bool) error {
 	}
 	return u.waitRunning()
 }
+
+// Vanish takes the provider's gateway from the wire, or puts it back: nothing answers any more, not even to ARP, and the router's carrier stays.
+// For uplinks of a shared segment, and for wires.
+func (u *Uplink) Vanish(gone bool) error {
+	switch {
+	case u.hub != nil && gone:
+		return u.hub.Down(u.Name)
+	case u.hub != nil:
+		return errors.Join(u.hub.Up(u.Name), u.waitRunning())
+	case u.wire == nil:
+		return fmt.Errorf("vanishing: uplink %s is a cable of its own, use a wire", u.Name)
+	case gone:
+		u.wire.Loss(1)
+	default:
+		u.wire.Loss(0)
+	}
+	return nil
+}
+
+// Exchange makes another machine the provider's gateway, with the same address: it has a new MAC address and tells nobody.
+func (u *Uplink) Exchange(mac net.HardwareAddr) error { return u.Provider.NS.SetMAC(customerSide, mac) }
 
 // configure gives the router's interface its addresses, and main its default routes if the options want them. It may be called again, as after
 // the interface was set down and up.

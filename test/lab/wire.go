@@ -27,11 +27,13 @@ const (
 // Wire connects two interfaces through this process. A TUN needs write access to /dev/net/tun, which an ordinary user often lacks (the error
 // wraps os.ErrPermission then).
 type Wire struct {
-	ends  [2]*os.File
-	line  *NS           // of a Line: holds its own ends of the two cables, "a" and "b"
-	delay atomic.Int64  // nanoseconds
-	loss  atomic.Uint32 // of 1<<16
-	wait  sync.WaitGroup
+	ends   [2]*os.File
+	line   *NS           // of a Line: holds its own ends of the two cables, "a" and "b"
+	delay  atomic.Int64  // nanoseconds
+	jitter atomic.Int64  // nanoseconds
+	loss   atomic.Uint32 // of 1<<16
+	repeat atomic.Uint32 // of 1<<16
+	wait   sync.WaitGroup
 }
 
 // NewWire makes interface aName in a and bName in b, both down, and carries packets between them.
@@ -136,6 +138,12 @@ func openTun(name string) (*os.File, error) {
 // Delay makes every packet take that long, in each direction.
 func (w *Wire) Delay(d time.Duration) { w.delay.Store(int64(d)) }
 
+// Jitter adds up to that much to every packet's time, at random and for each alone: they overtake each other.
+func (w *Wire) Jitter(d time.Duration) { w.jitter.Store(int64(d)) }
+
+// Repeat delivers that share of the packets twice, from 0 to 1, in each direction.
+func (w *Wire) Repeat(share float64) { w.repeat.Store(uint32(share * (1 << 16))) }
+
 // Loss loses that share of the packets, from 0 to 1, in each direction.
 func (w *Wire) Loss(share float64) { w.loss.Store(uint32(share * (1 << 16))) }
 
@@ -213,14 +221,27 @@ func (w *Wire) carry(from, to *os.File) {
 		if rand.Uint32N(1<<16) < w.loss.Load() {
 			continue
 		}
-		delay := time.Duration(w.delay.Load())
-		if delay == 0 && len(queue) == 0 {
-			_, _ = to.Write(buffer[:n])
-			continue
+		w.send(queue, to, buffer[:n])
+		if rand.Uint32N(1<<16) < w.repeat.Load() {
+			w.send(queue, to, buffer[:n])
 		}
-		select {
-		case queue <- late{time.Now().Add(delay), append([]byte(nil), buffer[:n]...)}:
-		default: // a full queue drops, as any
-		}
+	}
+}
+
+// send sends a packet to an end, now or when it is due.
+func (w *Wire) send(queue chan<- late, to *os.File, packet []byte) {
+	delay, jitter := time.Duration(w.delay.Load()), w.jitter.Load()
+	if delay == 0 && jitter == 0 && len(queue) == 0 {
+		_, _ = to.Write(packet)
+		return
+	}
+	packet = append([]byte(nil), packet...)
+	if jitter > 0 {
+		time.AfterFunc(delay+time.Duration(rand.Int64N(jitter)), func() { _, _ = to.Write(packet) })
+		return
+	}
+	select {
+	case queue <- late{time.Now().Add(delay), packet}:
+	default: // a full queue drops, as any
 	}
 }

@@ -1,0 +1,230 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// works says what of an uplink works: an echo, a connection, a question to the DNS.
+func works(t testing.TB, lab *Topology, u *Uplink, to netip.Addr) (icmp, tcp, udp bool) {
+	t.Helper()
+	icmp = reaches(t, lab.Router, u, to)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	s := Socket{Device: u.Interface}
+	if c, err := lab.Router.DialTCP(ctx, s, netip.AddrPortFrom(to, PortTCP)); err == nil {
+		tcp = true
+		c.Close()
+	}
+	c, err := lab.Router.DialUDP(s, netip.AddrPortFrom(to, PortEcho))
+	must(t, err)
+	defer c.Close()
+	must(t, c.SetDeadline(time.Now().Add(200*time.Millisecond)))
+	_, err = c.Write([]byte("?"))
+	must(t, err)
+	_, err = c.Read(make([]byte, 100))
+	return icmp, tcp, err == nil
+}
+
+func TestBreak(t *testing.T) {
+	t.Parallel()
+	lab := plain(t, NewRouter, Options{})
+	u := lab.Uplinks[0]
+	for _, c := range []struct {
+		name           string
+		faults         []Fault
+		icmp, tcp, udp [2]bool // of two addresses
+	}{
+		{"nothing", nil, [2]bool{true, true}, [2]bool{true, true}, [2]bool{true, true}},
+		{"all", []Fault{{}}, [2]bool{}, [2]bool{}, [2]bool{}},
+		{"ICMP", []Fault{{Protocol: unix.IPPROTO_ICMP}}, [2]bool{}, [2]bool{true, true}, [2]bool{true, true}},
+		{"TCP there", []Fault{{Protocol: unix.IPPROTO_TCP, Way: FromCustomer}}, [2]bool{true, true}, [2]bool{}, [2]bool{true, true}},
+		{"UDP back", []Fault{{Protocol: unix.IPPROTO_UDP, Way: ToCustomer}}, [2]bool{true, true}, [2]bool{true, true}, [2]bool{}},
+		{"one port", []Fault{{Protocol: unix.IPPROTO_UDP, Port: PortEcho}}, [2]bool{true, true}, [2]bool{true, true}, [2]bool{}},
+		{"another port", []Fault{{Protocol: unix.IPPROTO_UDP, Port: PortDNS}}, [2]bool{true, true}, [2]bool{true, true}, [2]bool{true, true}},
+		{"one target", []Fault{{Far: Targets[0]}, {Far: Targets6[0]}}, [2]bool{false, true}, [2]bool{false, true}, [2]bool{false, true}},
+	} {
+		must(t, u.Provider.Break(c.faults...))
+		for _, pair := range [][]netip.Addr{Targets, Targets6} {
+			for i, to := range pair[:2] {
+				icmp, tcp, udp := works(t, lab, u, to)
+				if icmp != c.icmp[i] || tcp != c.tcp[i] || udp != c.udp[i] {
+					t.Errorf("%s, %s: ICMP %v TCP %v UDP %v", c.name, to, icmp, tcp, udp)
+				}
+			}
+		}
+		if !reaches(t, lab.Router, u, u.Gateway) {
+			t.Errorf("%s: the gateway does not answer", c.name)
+		}
+	}
+	must(t, u.Provider.Break(Fault{Percent: 10}))
+	for _, to := range []netip.Addr{InternetAddress, InternetAddress6} {
+		stream, err := StartUDP(t.Context(), lab.Router, Socket{Device: u.Interface}, netip.AddrPortFrom(to, 0), 200*time.Microsecond)
+		must(t, err)
+		until(t, "sending", func() bool { return stream.Report().Sent > 3000 })
+		if r := stream.Stop(); r.Lost() < r.Sent/8 || r.Lost() > r.Sent/3 { // both ways: 19 %
+			t.Errorf("10 percent: %v", r)
+		}
+	}
+	must(t, lab.Leaks())
+}
+
+// TestGaps shows that an outage has the same length for a stream and for new connections, and that half of the connections are enough.
+func TestGaps(t *testing.T) {
+	t.Parallel()
+	lab := plain(t, NewRouter, Options{Uplinks: 2})
+	sick, well := lab.Uplinks[0], lab.Uplinks[1]
+	stream, err := StartUDP(t.Context(), lab.Router, Socket{Device: sick.Interface}, netip.AddrPortFrom(InternetAddress, 0), 0)
+	must(t, err)
+	dials := StartDials(t.Context(), lab.Router, 2*time.Millisecond, 100*time.Millisecond, func(i int) (Socket, netip.AddrPort) {
+		return Socket{Device: []string{sick.Interface, well.Interface}[i%2]}, netip.AddrPortFrom(InternetAddress, PortTCP)
+	})
+	until(t, "traffic", func() bool { return stream.Report().Received > 50 && dials.Report().Dials > 50 })
+	if r, d := stream.Report(), dials.Report(); r.Lost() > 20 || d.Failed > 0 || d.Gap != 0 {
+		t.Errorf("before: %v; %v", r, d)
+	}
+	must(t, sick.Provider.Blackhole(true)) // takes effect at once, unlike Break, whose transaction may end late
+	begin := time.Now()
+	until(t, "300 ms", func() bool { return time.Since(begin) > 300*time.Millisecond })
+	must(t, sick.Provider.Blackhole(false))
+	dead := time.Since(begin)
+	received := stream.Report().Received
+	until(t, "recovery", func() bool { return stream.Report().Received > received+200 })
+	r, d := stream.Stop(), dials.Stop()
+	for what, gap := range map[string]time.Duration{"stream": r.Gap, "dials": d.Gap} {
+		if gap < dead-50*time.Millisecond || gap > dead+100*time.Millisecond {
+			t.Errorf("%s: gap of %v instead of %v (%v; %v)", what, gap, dead, r, d)
+		}
+	}
+}
+
+func TestVanish(t *testing.T) {
+	t.Parallel()
+	lab := plain(t, NewSingleNIC, Options{Apart: true})
+	u, other, apart := lab.Uplinks[0], lab.Uplinks[1], lab.Uplinks[2]
+	device := func(u *Uplink) Socket {
+		return Socket{Device: u.Interface, Local: netip.AddrPortFrom(u.Address.Addr(), 0)}
+	}
+	answers := func(u *Uplink) bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		_, err := Ping(ctx, lab.Router, device(u), u.Gateway)
+		return err == nil
+	}
+	must(t, u.Vanish(true))
+	if answers(u) || !answers(other) || !answers(apart) {
+		t.Error("the wrong ones answer")
+	}
+	must(t, u.Vanish(false))
+	until(t, "the gateway's return", func() bool { return answers(u) })
+	if err := apart.Vanish(true); err == nil {
+		t.Error("a cable of its own can vanish")
+	}
+	must(t, u.Carrier(false))
+	if answers(u) || answers(other) || !answers(apart) {
+		t.Error("carrier: the wrong ones answer")
+	}
+	must(t, u.Carrier(true))
+	must(t, apart.Exchange(net.HardwareAddr{2, 0, 0, 0, 0, 9}))
+	if answers(apart) {
+		t.Error("the old MAC address still works")
+	}
+}
+
+func TestPortal(t *testing.T) {
+	t.Parallel()
+	lab := plain(t, NewRouter, Options{})
+	u := lab.Uplinks[0]
+	client := http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, to string) (net.Conn, error) {
+			return lab.Router.DialTCP(ctx, Socket{Device: u.Interface}, netip.MustParseAddrPort(to))
+		}},
+	}
+	get := func(url string) (int, string) {
+		t.Helper()
+		response, err := client.Get(url)
+		must(t, err)
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		must(t, err)
+		return response.StatusCode, string(body)
+	}
+	resolver := net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return lab.Router.DialUDP(Socket{Device: u.Interface}, netip.AddrPortFrom(Targets[1], PortDNS))
+	}}
+	for _, url := range []string{"http://198.51.100.1:8080/generate_204", "http://[2001:db8:ffff::1]:8080/generate_204"} {
+		if status, _ := get(url); status != http.StatusNoContent {
+			t.Errorf("outside: %d", status)
+		}
+	}
+	portal, err := u.Provider.Portal()
+	must(t, err)
+	for _, url := range []string{"http://198.51.100.1:8080/generate_204", "http://198.51.100.7/", "http://[2001:db8:ffff::1]:8080/"} {
+		if status, _ := get(url); status != http.StatusFound {
+			t.Errorf("%s: %d", url, status)
+		}
+	}
+	portal.Server.Answer(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "please log in") })
+	if status, body := get("http://198.51.100.1:8080/"); status != http.StatusOK || !strings.Contains(body, "log in") {
+		t.Errorf("%d %q", status, body)
+	}
+	if got, err := resolver.LookupNetIP(t.Context(), "ip4", "anything.example."); err != nil || len(got) != 1 || got[0].Unmap() != u.Gateway {
+		t.Errorf("%v, %v", got, err)
+	}
+	if !reaches(t, lab.Router, u, InternetAddress) {
+		t.Error("the rest is not forwarded")
+	}
+	must(t, portal.Close())
+	if status, _ := get("http://198.51.100.1:8080/generate_204"); status != http.StatusNoContent {
+		t.Errorf("outside again: %d", status)
+	}
+}
+
+// TestLiar: what the attacker sends arrives, in both families, with right checksums.
+func TestLiar(t *testing.T) {
+	t.Parallel()
+	lab := plain(t, NewRouter, Options{})
+	u := lab.Uplinks[0]
+	liar, err := u.Provider.StartLiar()
+	must(t, err)
+	defer liar.Close()
+	for _, to := range []netip.Addr{InternetAddress, InternetAddress6} {
+		if !reaches(t, lab.Router, u, to) {
+			t.Errorf("%s does not answer", to)
+		}
+	}
+	must(t, u.Provider.Break(Fault{}))
+	liar.Lie()
+	received := func() (n string) {
+		must(t, lab.Router.Do(func() error {
+			b, err := readSNMP()
+			n = b
+			return err
+		}))
+		return n
+	}
+	before := received()
+	for _, to := range []netip.Addr{InternetAddress, InternetAddress6} {
+		was := liar.Lies()
+		if !reaches(t, lab.Router, u, to) { // Ping does not look at the last byte
+			t.Errorf("no lie about %s arrives", to)
+		}
+		if liar.Lies() < was+6 {
+			t.Errorf("%d lies about %s", liar.Lies()-was, to)
+		}
+	}
+	if after := received(); after == before || strings.Contains(after, "errors") {
+		t.Errorf("the kernel received %q, then %q", before, after)
+	}
+}
