@@ -49,15 +49,11 @@ func Diff(have, want Spec) []Op {
 	for _, r := range have.Routes {
 		haveRoutes[r.key()] = r
 	}
-	type table struct {
-		family Family
-		number int
-	}
-	inUse := map[table]bool{}
+	inUse := map[tableKey]bool{}
 	haveRules := make(map[Rule]int, len(have.Rules))
 	for _, r := range have.Rules {
 		haveRules[r]++
-		inUse[table{r.Family, r.Table}] = true
+		inUse[tableKey{r.Family, r.Table}] = true
 	}
 	var unused, used, rules, gone []Op
 	wantRoutes := make(map[routeKey]bool, len(want.Routes))
@@ -67,7 +63,7 @@ func Diff(have, want Spec) []Op {
 			continue
 		}
 		op := Op{Verb: Replace, Route: &r}
-		if inUse[table{r.Family, r.Table}] {
+		if inUse[tableKey{r.Family, r.Table}] {
 			used = append(used, op)
 		} else {
 			unused = append(unused, op)

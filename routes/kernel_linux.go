@@ -22,6 +22,8 @@ type Kernel struct {
 	strict *netlink.Handle // route dumps: filtered in the kernel; rule dumps fail under strict checking
 	noIPv6 bool
 	failed map[neighbourKey]bool // the newest Facts.FailedNeighbours
+
+	attempt *attempt // since the newest Read
 }
 
 type neighbourKey struct {
@@ -39,7 +41,7 @@ func Open() (*Kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a routing socket: %w", err)
 	}
-	k := &Kernel{h: h}
+	k := &Kernel{h: h, attempt: newAttempt()}
 	if k.strict, err = netlink.NewHandle(unix.NETLINK_ROUTE); err == nil {
 		err = k.strict.SetStrictCheck(true)
 	}
@@ -86,6 +88,7 @@ func retry[T any](dump func() (T, error)) (T, error) {
 // Read returns everything we own in the kernel: the rules and routes with our
 // protocol number.
 func (k *Kernel) Read() (Spec, error) {
+	k.attempt = newAttempt()
 	var s Spec
 	for _, f := range k.families() {
 		rules, err := k.rules(f)
@@ -284,16 +287,13 @@ func (k *Kernel) MainPrefixes() ([]netip.Prefix, error) {
 	return all, nil
 }
 
-// Apply carries out the operations in order. It stops at the first that fails;
-// what came before stays, and the next Read tells what that was.
-func (k *Kernel) Apply(ops []Op) error {
-	for _, op := range ops {
-		if err := k.apply(op); err != nil {
-			return fmt.Errorf("%s: %w%s", op, err, hint(op, err))
-		}
-	}
-	return nil
-}
+// Apply carries out the operations in order. It goes on after those that the
+// kernel refuses, and leaves out what would be unsafe without them, such as
+// rules that lead to a table whose route was refused. It remembers that until
+// the next Read, so the stages of one change may be applied one by one. The
+// error tells all that was not done; what was done stays, and the next Read
+// tells what that is.
+func (k *Kernel) Apply(ops []Op) error { return k.attempt.apply(ops, k.apply) }
 
 func (k *Kernel) apply(op Op) error {
 	switch {

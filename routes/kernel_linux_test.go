@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -553,4 +554,36 @@ func TestWatchOverflow(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestApplyGoesOn: a gateway that the kernel refuses keeps neither the other
+// uplinks from being written nor the next change from being made.
+func TestApplyGoesOn(t *testing.T) {
+	w := newWorld(t)
+	good, bad := w.hop("198.18.1.1", "eth1", 1), w.hop("203.0.113.1", "eth2", 1)
+	good6, bad6 := w.hop("2001:db8:1::1", "eth1", 1), w.hop("2001:db8:bad::1", "eth2", 1)
+	spec := func(good, bad Nexthop, wrap func(Route) Route, f Family) Spec {
+		s := Spec{Rules: []Rule{fwmark(10200, 1<<24, 20001), fwmark(10200, 2<<24, 20002), {Family: f, Priority: 32765, Table: 20009}},
+			Routes: []Route{wrap(defaultVia(20002, bad)), wrap(defaultVia(20001, good)), wrap(defaultVia(20009, good, bad))}}
+		for i := range s.Rules {
+			s.Rules[i].Family = f
+		}
+		return s
+	}
+	four, both := spec(good, bad, func(r Route) Route { return r }, IPv4), spec(good6, bad6, six, IPv6)
+	both.Rules, both.Routes = append(both.Rules, four.Rules...), append(both.Routes, four.Routes...)
+	for range 2 {
+		err := w.k.Apply(Diff(w.read(), both))
+		for _, want := range []string{"via 203.0.113.1 dev eth2 table 20002", "via 2001:db8:bad::1 dev eth2 table 20002", "is in no subnet", "ip -4 rule add pref 10200 fwmark 0x2000000"} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("no %q in the error\n%v", want, err)
+			}
+		}
+		want := Spec{Rules: []Rule{both.Rules[0], both.Rules[2], both.Rules[3], both.Rules[5]},
+			Routes: []Route{six(defaultVia(20001, good6)), six(defaultVia(20009, good6)), defaultVia(20001, good), defaultVia(20009, good)}}
+		if diff := cmp.Diff(want.String(), strings.ReplaceAll(w.read().String(), "if"+strconv.Itoa(good.Index), "eth1")); diff != "" {
+			t.Errorf("in the kernel (-want +got):\n%s", diff)
+		}
+	}
+	w.apply(spec(good, w.hop("198.18.2.1", "eth2", 1), func(r Route) Route { return r }, IPv4))
 }
