@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"multiroute/test/lab"
+	"multiroute/test/rig"
 )
 
 // load is traffic on every uplink that must not notice anything: long TCP
@@ -106,7 +107,7 @@ func (l *load) settled(flow uint64, sent int) lab.FlowReport {
 // uplinkTables is a configuration with the uplinks in a given order and weight.
 func uplinkTables(h *house, order []int, weights []int, more ...string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "[router]\nlan = [%q]\n", h.LAN)
+	fmt.Fprintf(&b, "%s[router]\nlan = [%q]\n", rig.LinksOnly, h.LAN)
 	for k, i := range order {
 		u := h.Uplinks[i]
 		fmt.Fprintf(&b, "[uplink.%s]\ninterface = %q\ngateway = %q\ngateway6 = %q\nweight = %d\n", u.Name, u.Interface, u.Gateway, u.Gateway6, weights[k])

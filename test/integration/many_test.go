@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"multiroute/test/lab"
+	"multiroute/test/rig"
 )
 
 // TestManyUplinks: 64 uplinks all carry their share, connections stay while
@@ -19,7 +20,7 @@ func TestManyUplinks(t *testing.T) {
 	ctx := deadline(t, time.Minute)
 	h := newHouse(t, lab.NewRouter, lab.Options{Uplinks: n, NoIPv6: true})
 	config := func(without ...int) string {
-		text := "[router]\nlan = [\"" + h.LAN + "\"]\n"
+		text := rig.LinksOnly + "[router]\nlan = [\"" + h.LAN + "\"]\n"
 		for i, u := range h.Uplinks {
 			if slices.Contains(without, i) {
 				continue

@@ -55,7 +55,7 @@ func TestPins(t *testing.T) {
 
 // uplinkTablesWith is uplinkTables with more keys for each uplink.
 func uplinkTablesWith(h *house, order, weights []int, more func(i int) string, rest ...string) string {
-	text := fmt.Sprintf("[router]\nlan = [%q]\n", h.LAN)
+	text := fmt.Sprintf("%s[router]\nlan = [%q]\n", rig.LinksOnly, h.LAN)
 	for k, i := range order {
 		u := h.Uplinks[i]
 		text += fmt.Sprintf("[uplink.%s]\ninterface = %q\ngateway = %q\ngateway6 = %q\nweight = %d\n%s", u.Name, u.Interface, u.Gateway, u.Gateway6, weights[k], more(i))

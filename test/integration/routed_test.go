@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,7 +45,7 @@ func TestRouted(t *testing.T) {
 		}
 		return ""
 	})
-	text = fmt.Sprintf("[router]\nrouted = [%q, %q]\n", public, public6) + text[len("[router]\n"):]
+	text = strings.Replace(text, "[router]\n", fmt.Sprintf("[router]\nrouted = [%q, %q]\n", public, public6), 1)
 	h.start(ctx, text)
 
 	only(ctx, t, "a public IPv4 source", h.Client(), bound(host, netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)), 40, host)

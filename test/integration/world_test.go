@@ -367,7 +367,7 @@ func (h *house) happens(ctx context.Context, u *lab.Uplink, e event) {
 // autoConfig is a configuration in which everything is learned that can be.
 func autoConfig(h *house) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "[router]\nlan = [%q]\n", h.LAN)
+	fmt.Fprintf(&b, "%s[router]\nlan = [%q]\n", rig.LinksOnly, h.LAN)
 	for _, u := range h.Uplinks {
 		fmt.Fprintf(&b, "[uplink.%s]\ninterface = %q\ngateway = \"auto\"\n", u.Name, u.Interface)
 		if h.Switch != nil { // link-local gateways do not tell whose addresses are whose
@@ -644,7 +644,7 @@ func TestPointToPoint(t *testing.T) {
 			text := rig.Config(h.Topology, nil)
 			ethernet, u := h.Uplinks[0], h.Uplinks[1]
 			if kind == lab.TUN {
-				text = fmt.Sprintf("[router]\nlan = [%q]\n[uplink.dsl]\ninterface = %q\ngateway = %q\ngateway6 = %q\n[uplink.ppp]\ninterface = %q\ngateway = %q\ngateway6 = %q\n",
+				text = rig.LinksOnly + fmt.Sprintf("[router]\nlan = [%q]\n[uplink.dsl]\ninterface = %q\ngateway = %q\ngateway6 = %q\n[uplink.ppp]\ninterface = %q\ngateway = %q\ngateway6 = %q\n",
 					h.LAN, ethernet.Interface, ethernet.Gateway, ethernet.Gateway6, u.Interface, gateway, gateway)
 				u.Name = "ppp"
 			}

@@ -9,9 +9,20 @@ import (
 	"multiroute/test/lab"
 )
 
+// LinksOnly switches probing off: an uplink is what its link, address and
+// gateway say, at once.
+const LinksOnly = "[health]\ntargets = []\ntargets6 = []\n\n"
+
 // Config writes a configuration for a topology: its LAN, its uplinks with the
 // given weights (1 where there are fewer weights than uplinks), then more.
+// Nothing is probed.
 func Config(t *lab.Topology, weights []int, more ...string) string {
+	return LinksOnly + Probing(t, weights, more...)
+}
+
+// Probing is Config with probes of the default targets, which the lab's
+// internet has; more may hold a table [health].
+func Probing(t *lab.Topology, weights []int, more ...string) string {
 	var b strings.Builder
 	lan := ""
 	if t.LAN != "" {
