@@ -25,10 +25,10 @@ func Compile(s Spec) Ruleset {
 		c.guard()
 	}
 	c.bind()
-	c.masquerade()
 	for _, u := range s.Uplinks {
 		c.chain(Chain{Name: u.chain(markChain), Rules: []Rule{{SetMark{Mask: s.Mask, Value: u.Mark}, u.note()}}})
 		c.chain(Chain{Name: u.chain(bindChain), Rules: []Rule{{SetMark{Conn: true, Mask: s.Mask, Value: u.Mark}, SetMark{Mask: s.Mask, Value: u.Mark}}}})
+		c.chain(Chain{Name: u.chain(leaveChain), Rules: c.leave(u)})
 	}
 	for _, p := range s.Policies {
 		c.chain(Chain{Name: p.chain(), Rules: []Rule{{SetMark{Mask: s.Mask, Value: p.Mark}}}})
@@ -322,7 +322,51 @@ func (c *compiler) guard() {
 			{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{dnatted}}, Verdict{Kind: Accept}},
 		}
 	}
+	if lan := c.onlyLAN(); len(lan) > 0 {
+		c.chain(Chain{Name: "guard-new", Rules: c.guardNew(out)})
+		rules = slices.Insert(rules, 1, Rule{Match{Field: InInterface, Values: lan},
+			Match{Field: ConnStatus, Op: NoBit, Values: []Value{confirmed, snat, dnatted}}, Verdict{Goto, "guard-new"}})
+	}
 	c.chain(Chain{Name: "guard", Type: Filter, Hook: Forward, Priority: priorityFilter, Rules: append(rules, Rule{in}, Rule{out})})
+}
+
+// onlyLAN lists the interfaces with clients; none where one of them has an
+// uplink, too.
+func (c *compiler) onlyLAN() []Value {
+	if len(c.Networks) > 0 {
+		return nil
+	}
+	var names []Value
+	for _, name := range c.LAN {
+		if v := ifname(name); len(c.byInterface[name]) == 0 && !slices.Contains(names, v) {
+			names = append(names, v)
+		}
+	}
+	return names
+}
+
+// guardNew is a short way for the first packets of most clients' connections.
+// What has a status is known to conntrack, and valid; as it is not confirmed
+// yet, the nat chains are to come.
+func (c *compiler) guardNew(out Map) []Rule {
+	return append(c.without6(),
+		Rule{Match{Field: Protocol, Op: IsNot, Values: []Value{tcp}}, Verdict{Kind: Accept}},
+		Rule{Match{Field: TCPFlags, Op: AnyBit, Values: []Value{syn}}, Verdict{Kind: Accept}},
+		Rule{out})
+}
+
+// without6 drops what would leave over IPv6 where no uplink has it.
+func (c *compiler) without6() []Rule {
+	var off []Value
+	for _, name := range c.interfaces {
+		if !c.wants6(name) {
+			off = append(off, ifname(name))
+		}
+	}
+	if len(off) == 0 {
+		return nil
+	}
+	return []Rule{{Match{Field: IPv6, Values: []Value{ipv6}}, Match{Field: OutInterface, Values: off}, Verdict{Kind: Drop}}}
 }
 
 // answers makes the chains for what goes back to those who came in by an
@@ -405,15 +449,7 @@ func (c *compiler) guardIn() []Rule {
 
 func (c *compiler) guardOut() []Rule {
 	rules := []Rule{{Match{Field: ConnState, Op: AnyBit, Values: []Value{invalid, untracked}}, Verdict{Kind: Drop}}}
-	var off []Value
-	for _, name := range c.interfaces {
-		if !c.wants6(name) {
-			off = append(off, ifname(name))
-		}
-	}
-	if len(off) > 0 {
-		rules = append(rules, Rule{Match{Field: IPv6, Values: []Value{ipv6}}, Match{Field: OutInterface, Values: off}, Verdict{Kind: Drop}})
-	}
+	rules = append(rules, c.without6()...)
 	rules = append(rules, c.unNATed(Verdict{Kind: Accept})...)
 	return append(rules,
 		// The middle of a TCP connection that conntrack has let go of, because
@@ -448,30 +484,44 @@ func (c *compiler) unNATed(v Verdict) []Rule {
 	return rules
 }
 
-// bind binds a new connection to the uplink that routing chose for it: by
-// interface, on a shared one by gateway.
+// bind binds a new connection to the uplink that routing chose for it, by
+// interface, on a shared one by gateway, and has it NATed to that uplink's
+// address. It is the first of all programs' nat chains: where another one NATs
+// a connection, the kernel runs none of those behind it.
 func (c *compiler) bind() {
 	var rules []Rule
 	if len(c.interfaces) > 0 {
 		m := Map{Field: OutInterface}
 		for _, name := range c.interfaces {
 			uplinks := c.byInterface[name]
-			target := uplinks[0].chain(bindChain)
+			target := uplinks[0].chain(leaveChain)
 			if len(uplinks) > 1 || len(c.networks(name)) > 0 {
 				target = "outbound-" + name
 				c.chain(Chain{Name: target, Rules: outbound(uplinks, len(c.networks(name)) > 0)})
 			}
 			m.Entries = append(m.Entries, MapEntry{ifname(name), Verdict{Goto, target}})
 		}
-		rules = []Rule{{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(0)}}, m}}
+		rules = []Rule{{m}}
+		c.chain(Chain{Name: "masquerading", Rules: c.masquerade()})
 	}
 	c.chain(Chain{Name: "bind", Type: NAT, Hook: Postrouting, Priority: priorityMangle, Rules: rules})
 }
 
-// outbound binds by gateway; of two uplinks with one gateway the first gets it.
-// What goes to a neighbour on the interface itself stays unbound: its packets
-// need no uplink's table. Where no gateway is known and no clients are, all is
-// the first uplink's: another one is just leaving the interface.
+// leave is what happens to a connection that leaves by the uplink. Its packet
+// needs no mark any more.
+func (c *compiler) leave(u Uplink) []Rule {
+	var rules []Rule
+	if u.Mark != 0 {
+		rules = append(rules, Rule{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(0)}}, SetMark{Conn: true, Mask: c.Mask, Value: u.Mark}})
+	}
+	return append(rules, Rule{Verdict{Goto, "masquerading"}})
+}
+
+// outbound tells uplinks apart by gateway; of two uplinks with one gateway the
+// first gets it. What goes to a neighbour on the interface itself stays unbound:
+// its packets need no uplink's table; a client there is no uplink's, so it is
+// not NATed. Where no gateway is known and no clients are, all is the first
+// uplink's: another one is just leaving the interface.
 func outbound(uplinks []Uplink, clients bool) []Rule {
 	var rules []Rule
 	for _, v6 := range []bool{false, true} {
@@ -481,7 +531,7 @@ func outbound(uplinks []Uplink, clients bool) []Rule {
 			for _, g := range family(u.Gateways, v6) {
 				if !taken[g] {
 					taken[g] = true
-					m.Entries = append(m.Entries, MapEntry{address(g), Verdict{Goto, u.chain(bindChain)}})
+					m.Entries = append(m.Entries, MapEntry{address(g), Verdict{Goto, u.chain(leaveChain)}})
 				}
 			}
 		}
@@ -489,56 +539,41 @@ func outbound(uplinks []Uplink, clients bool) []Rule {
 			rules = append(rules, Rule{m})
 		}
 	}
-	if len(rules) == 0 && !clients {
-		rules = []Rule{{Verdict{Goto, uplinks[0].chain(bindChain)}}}
+	switch {
+	case clients:
+		return rules
+	case len(rules) == 0:
+		return []Rule{{Verdict{Goto, uplinks[0].chain(leaveChain)}}}
 	}
-	return rules
+	return append(rules, Rule{Verdict{Goto, "masquerading"}})
 }
 
 // masquerade gives what leaves an uplink the uplink's address. masquerade
 // rather than snat wherever possible: it lets the kernel end connections whose
 // interface or address is gone.
-func (c *compiler) masquerade() {
-	var rules []Rule
-	if len(c.interfaces) > 0 {
-		rules = append(rules, Rule{c.outUplink(IsNot), Verdict{Kind: Return}})
-		rules = append(rules, c.unNATed(Verdict{Kind: Return})...)
-		for _, name := range c.interfaces {
-			if len(c.networks(name)) == 0 {
-				continue
-			}
-			// to a client on the shared interface: neither a gateway's nor ours to NAT
-			for _, v6 := range []bool{false, true} {
-				here := Rule{Match{Field: OutInterface, Values: []Value{ifname(name)}}, Match{Field: IPv6, Values: []Value{nfproto(v6)}}}
-				if g := addresses(family(gatewaysOf(c.byInterface[name]), v6)); len(g) > 0 {
-					here = append(here, Match{Field: nexthop(v6), Op: IsNot, Values: g})
-				}
-				rules = append(rules, append(here, Verdict{Kind: Return}))
-			}
+func (c *compiler) masquerade() []Rule {
+	rules := c.unNATed(Verdict{Kind: Return})
+	for _, u := range c.Uplinks {
+		if u.Mark == 0 {
+			continue // nothing is bound to it
 		}
-		for _, u := range c.Uplinks {
-			if u.Mark == 0 {
-				continue // nothing is bound to it
-			}
-			for _, a := range u.Source {
-				rules = append(rules, Rule{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(u.Mark)}},
-					Match{Field: IPv6, Values: []Value{nfproto(a.Is6())}}, SNAT{a}})
-			}
+		for _, a := range u.Source {
+			rules = append(rules, Rule{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(u.Mark)}},
+				Match{Field: IPv6, Values: []Value{nfproto(a.Is6())}}, SNAT{a}})
 		}
-		// Where uplinks share an interface and have their sources, masquerade
-		// could take another one's: what is bound to one without does not leave.
-		for _, u := range c.Uplinks {
-			for _, v6 := range []bool{false, true} {
-				fixed := slices.ContainsFunc(c.byInterface[u.Interface], func(o Uplink) bool { return len(family(o.Source, v6)) > 0 })
-				if u.Mark != 0 && fixed && len(family(u.Source, v6)) == 0 {
-					rules = append(rules, Rule{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(u.Mark)}},
-						Match{Field: IPv6, Values: []Value{nfproto(v6)}}, Verdict{Kind: Drop}})
-				}
-			}
-		}
-		rules = append(rules, Rule{Masquerade{}})
 	}
-	c.chain(Chain{Name: "masquerading", Type: NAT, Hook: Postrouting, Priority: prioritySNAT, Rules: rules})
+	// Where uplinks share an interface and have their sources, masquerade
+	// could take another one's: what is bound to one without does not leave.
+	for _, u := range c.Uplinks {
+		for _, v6 := range []bool{false, true} {
+			fixed := slices.ContainsFunc(c.byInterface[u.Interface], func(o Uplink) bool { return len(family(o.Source, v6)) > 0 })
+			if u.Mark != 0 && fixed && len(family(u.Source, v6)) == 0 {
+				rules = append(rules, Rule{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(u.Mark)}},
+					Match{Field: IPv6, Values: []Value{nfproto(v6)}}, Verdict{Kind: Drop}})
+			}
+		}
+	}
+	return append(rules, Rule{Masquerade{}})
 }
 
 // outUplink matches packets by whether they leave by an uplink's interface.
@@ -599,6 +634,7 @@ var (
 	redirect    = Value{Text: "nd-redirect", Raw: "\x89"} // linux/icmpv6.h NDISC_REDIRECT
 	syn         = Value{Text: "syn", Raw: "\x02"}         // net/tcp.h TCPHDR_SYN
 	rst         = Value{Text: "rst", Raw: "\x04"}
+	tcp         = Value{Text: "tcp", Raw: "\x06"}
 	reply       = Value{Text: "reply", Raw: "\x01"}
 	ipv4        = Value{Text: "ipv4", Raw: "\x02"}
 	ipv6        = Value{Text: "ipv6", Raw: "\x0a"}

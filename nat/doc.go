@@ -16,10 +16,10 @@
 //	output       own            the router's own packets: the same as restore
 //	forward      guard          nothing enters unasked, nothing leaves un-NATed
 //	postrouting  bind           first packet, route chosen: bound to the uplink it leaves by
-//	             masquerading   first packet out of an uplink: NATed to its address
+//	             masquerading   and NATed to its address
 //
-// classify, forward_ports, bind and masquerading are nat-type chains, which the
-// kernel runs for the first packet of a connection only (nf_nat_inet_fn,
+// classify, forward_ports and bind are nat-type chains, which the kernel runs
+// for the first packet of a connection only (nf_nat_inet_fn,
 // net/netfilter/nf_nat_core.c). That is also right for one-way UDP, which stays
 // "new" to conntrack for ever.
 //

@@ -266,7 +266,7 @@ func (p *packet) field(f Field, mask uint32) (string, bool) {
 	case IPv6:
 		return nfproto(p.dst.Is6()).Raw, true
 	}
-	if p.conn == nil {
+	if p.conn == nil || p.conn.state == 1 { // what is invalid has no connection (nf_conntrack_in, net/netfilter/nf_conntrack_core.c)
 		return "", false
 	}
 	switch f {

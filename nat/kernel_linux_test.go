@@ -239,6 +239,21 @@ func TestKernelWriteDiffers(t *testing.T) {
 	}
 }
 
+// TestKernelUpgrade: a base chain of an older version becomes a regular one and
+// the other way round, in one transaction.
+func TestKernelUpgrade(t *testing.T) {
+	k := newKernel(t)
+	now, older := Compile(separate()), Compile(separate())
+	m := older.Chain("masquerading")
+	m.Type, m.Hook, m.Priority = NAT, Postrouting, 100
+	b := older.Chain("bind")
+	b.Type, b.Hook, b.Priority, b.Rules = "", "", 0, nil
+	older.Chains = slices.DeleteFunc(older.Chains, func(c Chain) bool { return strings.HasPrefix(c.Name, leaveChain) })
+	k.write(older)
+	k.write(now)
+	k.write(older)
+}
+
 // TestKernelForeign: whatever somebody else does to our table is seen, and
 // mended by the next Write.
 func TestKernelForeign(t *testing.T) {
@@ -250,7 +265,7 @@ func TestKernelForeign(t *testing.T) {
 		lost string // part of the first line of Missing; "": nothing of ours is missing
 	}{
 		{"rule deleted", func(k *kernel) {
-			if err := k.foreign.DelRule(k.rules("guard")[3]); err != nil {
+			if err := k.foreign.DelRule(k.rules("guard")[4]); err != nil {
 				k.t.Fatal(err)
 			}
 		}, "chain guard: iifname"},

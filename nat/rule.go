@@ -48,7 +48,6 @@ const (
 	priorityMangle = -150
 	priorityDNAT   = -100
 	priorityFilter = 0
-	prioritySNAT   = 100
 )
 
 // Rule is a list of statements, evaluated from left to right until one does

@@ -68,7 +68,8 @@ type PortForward struct {
 // from the kernel.
 const (
 	markChain    = "mark-"    // puts the uplink's mark on the packet
-	bindChain    = "bind-"    // binds the connection to the uplink
+	bindChain    = "bind-"    // binds a connection that comes in to the uplink
+	leaveChain   = "leave-"   // binds a connection that leaves to the uplink, and NATs it
 	forwardChain = "forward-" // port forwards of this uplink only
 	policyChain  = "policy-"  // puts the policy's mark on the packet
 )

@@ -40,9 +40,9 @@ func TestWalk(t *testing.T) {
 	}{
 		// one NIC per uplink
 		{name: "client to internet", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, nexthop: a("198.18.1.1"), mark: foreignBits, conn: &conn{state: stateNew, first: true, mark: foreignBits}},
-			mark: markOf(1) | foreignBits, conn: markOf(1) | foreignBits, nat: "masquerade"},
+			mark: foreignBits, conn: markOf(1) | foreignBits, nat: "masquerade"},
 		{name: "client to internet, IPv6, other uplink", spec: separate(), packet: packet{in: "eth0", out: "eth2", src: client6, dst: internet6, nexthop: a("fe80::2"), conn: fresh()},
-			mark: markOf(2), conn: markOf(2), nat: "masquerade"},
+			conn: markOf(2), nat: "masquerade"},
 		{name: "its second packet", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, mark: foreignBits, conn: known(markOf(1)|foreignBits, statusSNAT)},
 			mark: markOf(1) | foreignBits, conn: markOf(1) | foreignBits},
 		{name: "its answer", spec: separate(), packet: packet{in: "eth1", out: "eth0", src: internet, dst: client, conn: inReply(known(markOf(1), statusSNAT))},
@@ -58,35 +58,35 @@ func TestWalk(t *testing.T) {
 		{name: "TCP, began before the rules", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 6, middle: true, conn: known(0, 0)}, reset: true},
 		{name: "TCP, conntrack let go of it", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 6, middle: true, conn: fresh()}, reset: true},
 		{name: "TCP, conntrack let go of it, IPv6", spec: separate(), packet: packet{in: "eth0", out: "eth2", src: client6, dst: internet6, proto: 6, middle: true, conn: fresh()}, reset: true},
-		{name: "TCP, first packet", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 6, conn: fresh()}, mark: markOf(1), conn: markOf(1), nat: "masquerade"},
+		{name: "TCP, first packet", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 6, conn: fresh()}, conn: markOf(1), nat: "masquerade"},
 		{name: "TCP, its next packets", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 6, middle: true, conn: known(markOf(1), statusSNAT)}, mark: markOf(1), conn: markOf(1)},
 		{name: "TCP to a client elsewhere, conntrack let go of it", spec: separate(), packet: packet{in: "eth0", out: "eth5", src: client, dst: a("10.0.0.1"), proto: 6, middle: true, conn: fresh()}},
 		{name: "TCP, invalid", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 6, middle: true, conn: &conn{state: 1}}, drop: true},
-		{name: "UDP, any", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 17, middle: true, conn: fresh()}, mark: markOf(1), conn: markOf(1), nat: "masquerade"},
+		{name: "UDP, any", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, proto: 17, middle: true, conn: fresh()}, conn: markOf(1), nat: "masquerade"},
 		{name: "server: TCP, conntrack let go of it", spec: server(), packet: packet{in: "eth0", out: "eth0", src: client, dst: internet, nexthop: a("192.168.0.252"), proto: 6, middle: true, conn: fresh()}, reset: true},
 		{name: "server: TCP from client to client", spec: server(), packet: packet{in: "eth0", out: "eth0", src: client, dst: a("192.168.7.9"), proto: 6, middle: true, conn: fresh()}},
-		{name: "routed source, TCP that conntrack let go of", spec: find("routed"), packet: packet{in: "eth0", out: "eth2", src: a("203.0.113.9"), dst: internet, proto: 6, middle: true, conn: fresh()}, mark: markOf(2), conn: markOf(2)},
+		{name: "routed source, TCP that conntrack let go of", spec: find("routed"), packet: packet{in: "eth0", out: "eth2", src: a("203.0.113.9"), dst: internet, proto: 6, middle: true, conn: fresh()}, conn: markOf(2)},
 		{name: "invalid", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, conn: &conn{state: 1}}, drop: true},
 		{name: "untracked", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet}, drop: true},
 		{name: "untracked inside", spec: separate(), packet: packet{in: "eth0", out: "eth5", src: client, dst: a("10.0.0.1")}},
 		{name: "to the router from outside", spec: separate(), way: "received", packet: packet{in: "eth2", src: internet, dst: a("198.18.2.2"), toUs: true, conn: fresh()}, mark: markOf(2), conn: markOf(2)},
 		{name: "the router's answer", spec: separate(), way: "sent", packet: packet{out: "eth2", src: a("198.18.2.2"), dst: internet, mark: foreignBits, conn: inReply(known(markOf(2), 0))}, mark: markOf(2) | foreignBits, conn: markOf(2)},
 		{name: "the router's answer to a client by an uplink", spec: separate(), way: "sent", packet: packet{out: "eth2", src: a("192.168.0.1"), dst: client, conn: inReply(known(0, 0))}, drop: true},
-		{name: "the router's own", spec: separate(), way: "sent", packet: packet{out: "eth2", src: a("192.168.0.1"), dst: internet, conn: fresh()}, mark: markOf(2), conn: markOf(2), nat: "masquerade"},
+		{name: "the router's own", spec: separate(), way: "sent", packet: packet{out: "eth2", src: a("192.168.0.1"), dst: internet, conn: fresh()}, conn: markOf(2), nat: "masquerade"},
 		{name: "the router's own, invalid", spec: separate(), way: "sent", packet: packet{out: "eth2", src: a("192.168.0.1"), dst: internet, conn: &conn{state: 1}}, drop: true},
 		{name: "the router's own to a client", spec: separate(), way: "sent", packet: packet{out: "eth0", src: a("192.168.0.1"), dst: client, conn: fresh()}},
 
 		// three uplinks on one NIC
-		{name: "by the second gateway", spec: threeOnOne(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, nexthop: a("198.18.2.1"), conn: fresh()}, mark: markOf(2), conn: markOf(2), nat: "masquerade"},
-		{name: "by the third gateway, IPv6", spec: threeOnOne(), packet: packet{in: "eth0", out: "eth1", src: client6, dst: internet6, nexthop: a("fe80::3"), conn: fresh()}, mark: markOf(3), conn: markOf(3), nat: "2001:db8:3::2"},
+		{name: "by the second gateway", spec: threeOnOne(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, nexthop: a("198.18.2.1"), conn: fresh()}, conn: markOf(2), nat: "masquerade"},
+		{name: "by the third gateway, IPv6", spec: threeOnOne(), packet: packet{in: "eth0", out: "eth1", src: client6, dst: internet6, nexthop: a("fe80::3"), conn: fresh()}, conn: markOf(3), nat: "2001:db8:3::2"},
 		{name: "to a neighbour on that NIC", spec: threeOnOne(), packet: packet{in: "eth0", out: "eth1", src: client, dst: a("198.18.2.77"), conn: fresh()}, nat: "masquerade"},
 		{name: "in by its address", spec: threeOnOne(), way: "received", packet: packet{in: "eth1", src: internet, dst: a("198.18.3.2"), mac: [6]byte{2, 0, 0, 0, 1, 1}, toUs: true, conn: fresh()}, mark: markOf(3), conn: markOf(3)},
 		{name: "in by its MAC", spec: threeOnOne(), packet: packet{in: "eth1", out: "eth0", src: internet, dst: client, mac: [6]byte{2, 0, 0, 0, 1, 2}, conn: fresh()}, drop: true, mark: markOf(2), conn: markOf(2)},
 		{name: "same subnet, told apart by MAC", spec: find("same-subnet"), way: "received", packet: packet{in: "eth1", src: internet, dst: a("198.18.1.2"), mac: [6]byte{2, 0, 0, 0, 1, 2}, toUs: true, conn: fresh()}, mark: markOf(2), conn: markOf(2)},
-		{name: "same subnet, out by the second gateway", spec: find("same-subnet"), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, nexthop: a("198.18.1.252"), conn: fresh()}, mark: markOf(2), conn: markOf(2), nat: "masquerade"},
+		{name: "same subnet, out by the second gateway", spec: find("same-subnet"), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, nexthop: a("198.18.1.252"), conn: fresh()}, conn: markOf(2), nat: "masquerade"},
 
 		// one NIC for all
-		{name: "server: client to internet", spec: server(), packet: packet{in: "eth0", out: "eth0", src: client, dst: internet, nexthop: a("192.168.0.252"), conn: fresh()}, mark: markOf(2), conn: markOf(2), nat: "masquerade"},
+		{name: "server: client to internet", spec: server(), packet: packet{in: "eth0", out: "eth0", src: client, dst: internet, nexthop: a("192.168.0.252"), conn: fresh()}, conn: markOf(2), nat: "masquerade"},
 		{name: "server: client to client", spec: server(), packet: packet{in: "eth0", out: "eth0", src: client, dst: a("192.168.7.9"), conn: fresh()}},
 		{name: "server: unasked", spec: server(), packet: packet{in: "eth0", out: "eth0", src: internet, dst: client, mac: [6]byte{2, 0, 0, 0, 1, 1}, conn: fresh()}, drop: true, mark: markOf(1), conn: markOf(1)},
 		{name: "server: the gateway itself is outside", spec: server(), packet: packet{in: "eth0", out: "eth0", src: a("192.168.0.251"), dst: client, mac: [6]byte{2, 0, 0, 0, 1, 1}, conn: fresh()}, drop: true, mark: markOf(1), conn: markOf(1)},
@@ -95,6 +95,9 @@ func TestWalk(t *testing.T) {
 		{name: "server: a client's request to the server", spec: server(), way: "received", packet: packet{in: "eth0", src: client, dst: a("192.168.0.1"), toUs: true, conn: fresh()}},
 		{name: "server: IPv6 off, by a gateway that nobody named", spec: find("server-ipv6-off"), packet: packet{in: "eth5", out: "eth0", src: client6, dst: internet6, nexthop: a("fe80::9"), conn: fresh()}, drop: true},
 		{name: "server: IPv6 off, to a client there", spec: find("server-ipv6-off"), packet: packet{in: "eth5", out: "eth0", src: a("fd00:5::1"), dst: client6, conn: fresh()}},
+
+		{name: "server: IPv6 off, from another LAN to a client there", spec: changed(find("server-ipv6-off"), func(s *Spec) { s.LAN = []string{"eth0", "eth5"} }),
+			packet: packet{in: "eth5", out: "eth0", src: a("fd00:5::1"), dst: client6, conn: fresh()}},
 
 		// port forwards
 		{name: "forward on all", spec: find("forwards"), packet: packet{in: "eth2", out: "eth0", src: internet, dst: a("198.18.2.2"), proto: 6, dport: 80, toUs: true, conn: fresh()}, mark: markOf(2), conn: markOf(2), dnat: "192.168.0.10:8080"},
@@ -107,21 +110,21 @@ func TestWalk(t *testing.T) {
 		{name: "its answer", spec: find("forwards"), packet: packet{in: "eth0", out: "eth2", src: client, dst: internet, conn: inReply(known(markOf(2), statusDNAT))}, mark: markOf(2), conn: markOf(2)},
 
 		// routed
-		{name: "routed source", spec: find("routed"), packet: packet{in: "eth0", out: "eth2", src: a("203.0.113.9"), dst: internet, conn: fresh()}, mark: markOf(2), conn: markOf(2)},
+		{name: "routed source", spec: find("routed"), packet: packet{in: "eth0", out: "eth2", src: a("203.0.113.9"), dst: internet, conn: fresh()}, conn: markOf(2)},
 		{name: "its later packet", spec: find("routed"), packet: packet{in: "eth0", out: "eth2", src: a("203.0.113.9"), dst: internet, conn: known(markOf(2), 0)}, mark: markOf(2), conn: markOf(2)},
 		{name: "its answer", spec: find("routed"), packet: packet{in: "eth2", out: "eth0", src: internet, dst: a("203.0.113.9"), conn: inReply(known(markOf(2), 0))}, mark: markOf(2), conn: markOf(2)},
 		{name: "unasked to it", spec: find("routed"), packet: packet{in: "eth2", out: "eth0", src: internet, dst: a("203.0.113.9"), conn: fresh()}, drop: true, mark: markOf(2), conn: markOf(2)},
-		{name: "IPv6 by the uplink that routes", spec: find("routed"), packet: packet{in: "eth0", out: "eth1", src: a("2001:db8:77::1"), dst: internet6, conn: fresh()}, mark: markOf(1), conn: markOf(1)},
-		{name: "IPv6 by the one that does not", spec: find("routed"), packet: packet{in: "eth0", out: "eth2", src: a("2001:db8:77::1"), dst: internet6, conn: fresh()}, mark: markOf(2), conn: markOf(2), nat: "masquerade"},
-		{name: "routed, just outside", spec: find("routed"), packet: packet{in: "eth0", out: "eth2", src: a("203.0.112.255"), dst: internet, conn: fresh()}, mark: markOf(2), conn: markOf(2), nat: "masquerade"},
+		{name: "IPv6 by the uplink that routes", spec: find("routed"), packet: packet{in: "eth0", out: "eth1", src: a("2001:db8:77::1"), dst: internet6, conn: fresh()}, conn: markOf(1)},
+		{name: "IPv6 by the one that does not", spec: find("routed"), packet: packet{in: "eth0", out: "eth2", src: a("2001:db8:77::1"), dst: internet6, conn: fresh()}, conn: markOf(2), nat: "masquerade"},
+		{name: "routed, just outside", spec: find("routed"), packet: packet{in: "eth0", out: "eth2", src: a("203.0.112.255"), dst: internet, conn: fresh()}, conn: markOf(2), nat: "masquerade"},
 
 		// the rest
 		{name: "IPv6 off", spec: find("ipv6-off"), packet: packet{in: "eth0", out: "eth2", src: client6, dst: internet6, conn: fresh()}, drop: true},
-		{name: "IPv6 on beside it", spec: find("ipv6-off"), packet: packet{in: "eth0", out: "eth1", src: client6, dst: internet6, conn: fresh()}, mark: markOf(1), conn: markOf(1), nat: "masquerade"},
+		{name: "IPv6 on beside it", spec: find("ipv6-off"), packet: packet{in: "eth0", out: "eth1", src: client6, dst: internet6, conn: fresh()}, conn: markOf(1), nat: "masquerade"},
 		{name: "guard off: unasked", spec: find("guard-off"), packet: packet{in: "eth1", out: "eth0", src: internet, dst: client, conn: fresh()}, mark: markOf(1), conn: markOf(1)},
-		{name: "fixed source", spec: find("fixed-source"), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, conn: fresh()}, mark: markOf(1), conn: markOf(1), nat: "198.18.1.9"},
-		{name: "no fixed source beside it", spec: find("fixed-source"), packet: packet{in: "eth0", out: "eth2", src: client, dst: internet, conn: fresh()}, mark: markOf(2), conn: markOf(2), nat: "masquerade"},
-		{name: "foreign mark looks like none of ours", spec: find("other-mask"), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, mark: 0xff00000f, conn: &conn{state: stateNew, first: true, mark: 0xff00000f}}, mark: 0xff00001f, conn: 0xff00001f, nat: "masquerade"},
+		{name: "fixed source", spec: find("fixed-source"), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, conn: fresh()}, conn: markOf(1), nat: "198.18.1.9"},
+		{name: "no fixed source beside it", spec: find("fixed-source"), packet: packet{in: "eth0", out: "eth2", src: client, dst: internet, conn: fresh()}, conn: markOf(2), nat: "masquerade"},
+		{name: "foreign mark looks like none of ours", spec: find("other-mask"), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, mark: 0xff00000f, conn: &conn{state: stateNew, first: true, mark: 0xff00000f}}, mark: 0xff00000f, conn: 0xff00001f, nat: "masquerade"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := &walker{rules: Compile(c.spec)}
@@ -176,7 +179,7 @@ func find(name string) Spec {
 
 // randomSpec makes any spec that plan could make.
 func randomSpec(r *rand.Rand) Spec {
-	s := Spec{Mask: testMask, LAN: []string{"eth0"}, Guard: r.IntN(4) > 0, Policies: []Policy{defaultPolicy}}
+	s := Spec{Mask: testMask, LAN: []string{"eth0", "eth9"}, Guard: r.IntN(4) > 0, Policies: []Policy{defaultPolicy}}
 	if r.IntN(2) == 0 {
 		s.Own = addrs("192.168.0.1", "fd00:1::1")
 	}
