@@ -58,6 +58,7 @@ func TestTruncated(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add(Minimal, "")
+	f.Add("\xfe\xff", "") // a byte order mark of UTF-16
 	f.Add(Reference, Minimal)
 	f.Add(silenced.ReplaceAllString(Reference, "$1"), "uplink.dsl.weight = 2")
 	names, _ := filepath.Glob("testdata/bad-*.toml")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
 	"github.com/google/go-cmp/cmp"
@@ -70,6 +71,9 @@ func TestHeaderLines(t *testing.T) {
 // lists in a text that the decoder accepts.
 func checkPlaces(t *testing.T, text string) {
 	t.Helper()
+	if !utf8.ValidString(text) { // never looked at; the decoder removes a UTF-16 byte order mark
+		return
+	}
 	p, tooDeep := places(text)
 	if tooDeep > 0 {
 		return
