@@ -17,13 +17,13 @@
 //
 // A leg is one family of one uplink:
 //
-//	                 a probe missed            nothing answered for
-//	                 or replies stopped        down_after rounds, and
-//	                +----------------+         another leg answered
-//	    up ---------+                +--> suspect ----------------> down
-//	    ^  ^        +----------------+       |                       |
-//	    |  +------------- any answer --------+                       |
-//	    +---- up_after good probes in a row, and hold_down is over --+
+//	             a probe missed            nothing answered for
+//	             or replies stopped        down_after rounds, and
+//	            +----------------+         another leg answered
+//	up ---------+                +--> suspect ----------------> down
+//	^  ^        +----------------+       |                       |
+//	|  +------------- any answer --------+                       |
+//	+---- up_after good probes in a row, and hold_down is over --+
 //
 // Where all targets fall silent on all uplinks at once, it is taken for the
 // targets' fault and nothing changes. A single uplink never goes down because

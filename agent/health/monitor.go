@@ -1,63 +1,164 @@
 package health
 
 import (
-	"context"
+	"cmp"
 	"log/slog"
-
-	"multiroute/agent/config"
+	"maps"
+	"slices"
+	"sync"
+	"time"
 )
-
-// Watched is one leg as its owner wants it watched.
-type Watched struct {
-	Leg      Leg
-	Path     *Path         // nil: there is none, see Gone
-	Gone     string        // why there is no path: "no carrier on eth1"
-	Settings config.Health // of the uplink; the targets of the leg's family count
-	// Traffic is the index of the interface whose counters are this uplink's
-	// alone; 0: there is none.
-	Traffic int
-}
-
-// Counter is how many packets passed an interface. It may start again at 0.
-type Counter struct{ In, Out uint64 }
-
-// Options is what a Monitor needs.
-type Options struct {
-	Open Open // needed
-	// Counters returns the packets by interface index; nil: the traffic of
-	// others is not looked at. It is called from one goroutine, ten times a
-	// second, and should not take longer than a few milliseconds.
-	Counters func() (map[int]Counter, error)
-	// Changed is called after a state or a reason changed by itself, not for
-	// what Watch changed. It must not block; it may call Verdicts. nil: nobody
-	// is told.
-	Changed func()
-	Log     *slog.Logger   // nil: discard
-	Rand    func() float64 // at least 0, less than 1, for the jitter of probes; nil: none
-	Memory  map[Leg]Memory // from before the start
-}
 
 // Monitor watches legs.
 type Monitor struct {
-	Options
+	options Options
+	inbox   inbox
+
+	mu     sync.Mutex
+	legs   map[Leg]*watch
+	order  []*watch // by leg
+	group  group    // their judges
+	closed []Prober // to be closed by Run
+	memory map[Leg]Memory
+	meter  meter
 }
 
+// watch is a leg with what belongs to it.
+type watch struct {
+	*judge
+	want   Watched
+	prober Prober
+	number uint64    // of the prober: results of an earlier one are nobody's
+	retry  time.Time // when to open the prober; zero: it is open, or not wanted
+	told   Verdict   // what was logged last
+}
+
+// forgetTime is how long a leg that is not watched any more is remembered.
+const forgetTime = time.Hour
+
 // NewMonitor returns a Monitor that watches nothing yet.
-func NewMonitor(o Options) *Monitor { return &Monitor{Options: o} }
+func NewMonitor(o Options) *Monitor {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Rand == nil {
+		o.Rand = func() float64 { return 0.5 }
+	}
+	if o.Changed == nil {
+		o.Changed = func() {}
+	}
+	m := &Monitor{options: o, legs: map[Leg]*watch{}, memory: map[Leg]Memory{}, meter: meter{own: map[int]Counter{}}}
+	maps.Copy(m.memory, o.Memory)
+	m.inbox.wake = make(chan struct{}, 1)
+	return m
+}
 
 // Watch replaces what is watched. Legs that stay keep what is known of them. It
 // does not wait for anything: probers are opened and closed by Run. When it
 // returns, Verdicts says of every leg whether its path is there.
-func (m *Monitor) Watch([]Watched) {}
+func (m *Monitor) Watch(legs []Watched) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	gone := maps.Clone(m.legs)
+	for _, w := range legs {
+		delete(gone, w.Leg)
+		m.watch(w, now)
+	}
+	for l, w := range gone {
+		m.memory[l] = w.remember()
+		m.close(w)
+		delete(m.legs, l)
+	}
+	m.order = slices.SortedFunc(maps.Values(m.legs), func(a, b *watch) int {
+		return cmp.Or(cmp.Compare(a.leg.Uplink, b.leg.Uplink), cmp.Compare(a.leg.Family, b.leg.Family))
+	})
+	m.group = m.group[:0]
+	for _, w := range m.order {
+		m.group = append(m.group, w.judge)
+	}
+	m.group.settle(now)
+	m.tell(now)
+	m.inbox.poke()
+}
+
+// watch takes in what is wanted of one leg.
+func (m *Monitor) watch(want Watched, now time.Time) {
+	if want.Path != nil {
+		p := *want.Path
+		p.DNS = slices.Clone(p.DNS)
+		want.Path = &p
+	}
+	w := m.legs[want.Leg]
+	if w == nil {
+		w = &watch{judge: newJudge(want.Leg, want.Settings, m.options.Rand, now)}
+		if kept, ok := m.memory[want.Leg]; ok {
+			w.recall(kept, now)
+			delete(m.memory, want.Leg)
+		}
+		w.told = w.verdict(now)
+		m.legs[want.Leg] = w
+	}
+	had := w.want.Path
+	others := w.configure(want.Settings, now)
+	w.want = want
+	switch {
+	case want.Path == nil:
+		m.close(w)
+		w.retry = time.Time{}
+		w.lost(now, want.Gone)
+		return
+	case !samePath(had, want.Path):
+		w.found(now)
+	case !others:
+		return
+	}
+	m.close(w)
+	w.retry = time.Time{}
+	if len(w.targets.list) > 0 {
+		w.retry = now
+	}
+}
+
+// close lets go of a leg's prober; Run closes it.
+func (m *Monitor) close(w *watch) {
+	if w.prober != nil {
+		m.closed = append(m.closed, w.prober)
+		w.prober = nil
+	}
+}
 
 // Verdicts returns what is known of every watched leg, as a copy.
-func (m *Monitor) Verdicts() map[Leg]Verdict { return nil }
+func (m *Monitor) Verdicts() map[Leg]Verdict {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := make(map[Leg]Verdict, len(m.legs))
+	for l, w := range m.legs {
+		v[l] = w.judged(now)
+	}
+	return v
+}
 
-// Memories returns what should be kept over a restart, as a copy.
-func (m *Monitor) Memories() map[Leg]Memory { return nil }
+// judged is the judge's verdict with what the prober did not believe.
+func (w *watch) judged(now time.Time) Verdict {
+	v := w.verdict(now)
+	if p, ok := w.prober.(interface{ Ignored() uint64 }); ok {
+		v.Ignored += p.Ignored()
+	}
+	return v
+}
 
-// Run probes until ctx is done, and returns nil then. It is called once.
-func (m *Monitor) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
+// Memories returns what should be kept over a restart, as a copy. It keeps legs
+// that were watched within the hour, too.
+func (m *Monitor) Memories() map[Leg]Memory {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.memory, func(_ Leg, k Memory) bool { return now.Sub(k.Since) > forgetTime && now.After(k.Until) })
+	all := maps.Clone(m.memory)
+	for l, w := range m.legs {
+		all[l] = w.remember()
+	}
+	return all
 }

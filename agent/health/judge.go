@@ -1,0 +1,420 @@
+package health
+
+import (
+	"slices"
+	"time"
+
+	"multiroute/agent/config"
+	"multiroute/routes"
+)
+
+// judge is the state machine of one leg. It has no clock, no timer and no
+// goroutine: whoever owns it calls tick when due says so. Its methods are not
+// safe for concurrent use.
+type judge struct {
+	leg      Leg
+	settings config.Health
+	random   func() float64
+	epoch    time.Time
+
+	state  State
+	reason string // of the state
+	since  time.Time
+
+	present  bool // there is a path
+	started  bool // and a prober
+	fresh    bool // there never was a path, and nothing is remembered
+	returned bool // the path came back, and nothing has spoken against it yet
+	byProbes bool // down because nothing answered
+	hold     hold
+
+	targets   targets
+	flight    flight
+	suspicion suspicion
+	quality   quality
+	traffic   traffic
+
+	next     time.Time // when the next target in turn is due
+	alive    time.Time // when a target answered last, or probing began
+	answered time.Time // when the latest of the answered probes was sent
+	certain  bool      // a probe failed for certain since then: traffic is no excuse
+	good     int       // answers in a row while down
+	revoked  time.Time // when a down was taken back
+	ignored  uint64    // answers that were not believed
+}
+
+// probe is what has to be sent.
+type probe struct {
+	target  int
+	token   uint64
+	timeout time.Duration
+}
+
+// newJudge returns the judge of a leg that is not there yet.
+func newJudge(l Leg, s config.Health, random func() float64, now time.Time) *judge {
+	j := &judge{leg: l, settings: s, random: random, epoch: now, state: Down, since: now, fresh: true}
+	j.targets = newTargets(j.list())
+	return j
+}
+
+// list returns the targets of the leg's family.
+func (j *judge) list() []config.Target {
+	if j.leg.Family == routes.IPv4 {
+		return j.settings.Targets
+	}
+	return j.settings.Targets6
+}
+
+// configure changes the settings, and reports whether the targets are others.
+// Then the owner stops the judge until it has a prober for them.
+func (j *judge) configure(s config.Health, now time.Time) bool {
+	old := j.list()
+	j.settings = s
+	if limit := now.Add(s.Interval); j.next.After(limit) {
+		j.next = limit
+	}
+	if slices.Equal(old, j.list()) {
+		return false
+	}
+	j.stop()
+	j.targets = newTargets(j.list())
+	if len(j.targets.list) == 0 && j.present && j.state == Down {
+		j.up(now)
+	}
+	return true
+}
+
+// found says that there is a path, or another one. Probing begins with start.
+func (j *judge) found(now time.Time) {
+	was := j.present
+	j.stop()
+	j.present = true
+	switch {
+	case was:
+	case j.fresh || len(j.targets.list) == 0:
+		j.up(now)
+	case j.state == Down:
+		j.returned = true
+		if !j.byProbes {
+			j.reason = "not trusted yet after: " + j.reason
+		}
+	}
+	j.fresh = false
+}
+
+// lost says that there is no path: the leg is down at once.
+func (j *judge) lost(now time.Time, reason string) {
+	j.stop()
+	wasDown := j.state == Down
+	if !wasDown {
+		j.down(now)
+	}
+	j.present, j.returned, j.byProbes, j.reason = false, false, false, reason
+}
+
+// start begins to probe.
+func (j *judge) start(now time.Time) {
+	j.stop()
+	j.started, j.next, j.alive = true, now, now
+}
+
+// stop ends probing. What is still unanswered is forgotten.
+func (j *judge) stop() {
+	j.started, j.certain, j.good, j.answered = false, false, 0, time.Time{}
+	j.flight.clear()
+	j.suspicion, j.traffic = suspicion{}, traffic{}
+	j.quality.forget()
+}
+
+// probing reports whether there is anything to do as time goes by.
+func (j *judge) probing() bool { return j.present && j.started && len(j.targets.list) > 0 }
+
+// due returns when tick has something to do; zero: never.
+func (j *judge) due() time.Time {
+	if !j.probing() {
+		return time.Time{}
+	}
+	d := j.next
+	if j.suspicion.on {
+		d = j.suspicion.next
+	}
+	d = earlier(d, j.flight.due())
+	if j.state == Degraded && !j.quality.calm.IsZero() {
+		d = earlier(d, j.quality.calm.Add(calmTime))
+	}
+	if j.state == Down && j.good >= j.settings.UpAfter {
+		d = earlier(d, j.hold.until)
+	}
+	return d
+}
+
+// earlier returns the earlier of two times, of which b may be zero: none.
+func earlier(a, b time.Time) time.Time {
+	if !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// tick judges what is due and appends to out what has to be sent now.
+func (j *judge) tick(now time.Time, out []probe) []probe {
+	if !j.probing() {
+		return out
+	}
+	j.late(now)
+	for i := range j.flight.batches {
+		if b := &j.flight.batches[i]; !b.judged && !b.due.After(now) {
+			j.miss(now, b)
+		}
+	}
+	j.flight.forget(now)
+	switch {
+	case j.suspicion.on:
+		if !j.suspicion.next.After(now) {
+			out = j.round(now, out)
+		}
+	case !j.next.After(now):
+		out = j.inTurn(now, out)
+	}
+	j.assess(now)
+	return out
+}
+
+// late makes up for a timer that fired late, because the process was stopped,
+// starved or suspended: nobody looked for answers in that time. A probe whose
+// whole wait may have fallen into it proves nothing, others are given that
+// much more time, but only once, so that a machine that is always slow judges,
+// too.
+func (j *judge) late(now time.Time) {
+	over := now.Sub(j.due())
+	if over <= max(20*time.Millisecond, j.settings.SuspectInterval/2) {
+		return
+	}
+	for i := range j.flight.batches {
+		b := &j.flight.batches[i]
+		switch {
+		case b.judged:
+		case over >= b.due.Sub(b.sent):
+			b.void = true
+		case !b.extended:
+			b.extended = true
+			b.due, b.keep = b.due.Add(over), b.keep.Add(over)
+		}
+	}
+}
+
+// inTurn probes the target whose turn it is.
+func (j *judge) inTurn(now time.Time, out []probe) []probe {
+	b := j.flight.begin(now, j.timeout(), j.settings, false)
+	b.base, b.based = j.traffic.last, j.traffic.fresh(now)
+	jitter := 0.9 + 0.2*j.random()
+	j.next = now.Add(time.Duration(float64(j.settings.Interval) * jitter))
+	return j.flight.add(b, j.targets.turn(), true, out)
+}
+
+// hurry makes the next probe due at once: somebody wants to know whether
+// targets answer here.
+func (j *judge) hurry(now time.Time) {
+	if j.probing() && !j.suspicion.on {
+		j.next = earlier(j.next, now)
+	}
+}
+
+// timeout returns how long the next probe's answer may take.
+func (j *judge) timeout() time.Duration {
+	if j.state == Down || j.quality.rtt == 0 {
+		return j.settings.Timeout
+	}
+	return min(max(4*j.quality.rtt, j.settings.Floor), j.settings.Timeout)
+}
+
+// miss judges a batch whose time is over, or that has failed for certain.
+func (j *judge) miss(now time.Time, b *batch) {
+	b.judged = true
+	silent := true
+	shots := j.flight.of(b)
+	for i := range shots {
+		s := &shots[i]
+		t := &j.targets.list[s.target]
+		if t.hint || s.answered {
+			continue
+		}
+		if t.silent() || b.void {
+			silent = silent && t.silent()
+			continue
+		}
+		silent = false
+		t.missed(now, j.alive)
+		if !j.suspicion.spared() {
+			s.lost = true
+			t.tally.count(j.second(b.sent), b.weight, true)
+		}
+	}
+	switch {
+	case b.answered:
+	case b.void:
+		if !j.suspicion.on && j.state != Down {
+			j.next = earlier(j.next, now)
+		}
+	case b.all:
+		j.roundFailed(now, b)
+	case silent || j.suspicion.on:
+	case j.state == Down:
+		j.good, j.returned = 0, false
+	case !j.answered.Before(b.sent): // something sent later was answered
+	case j.excused(now, b):
+		j.next = earlier(j.next, now)
+	default:
+		j.suspect(now)
+	}
+}
+
+// result is what came of a probe. Answers are believed once, and in time; then
+// it returns who answered.
+func (j *judge) result(now time.Time, r Result) (t *target, ok bool) {
+	b, s := j.flight.find(r.Token)
+	if s == nil || s.answered || s.failed || r.Err == nil && (r.RTT < 0 || r.RTT > j.settings.Timeout) {
+		j.ignored++
+		return nil, false
+	}
+	t = &j.targets.list[s.target]
+	t.err = r.Err
+	if r.Err != nil {
+		s.failed = true
+		if !t.hint {
+			j.fail(now, b)
+		}
+		return nil, false
+	}
+	s.answered, t.answered = true, now
+	j.flight.answers++
+	if !t.hint {
+		b.open--
+		t.misses = 0
+		j.believe(now, b, s, t, r.RTT)
+	}
+	return t, true
+}
+
+// fail takes in that a probe of a target that counts failed for certain. If
+// nothing of its batch can be answered any more, nobody needs to wait.
+func (j *judge) fail(now time.Time, b *batch) {
+	j.certain = true
+	if b.open--; b.open == 0 && !b.judged {
+		j.miss(now, b)
+	}
+}
+
+// believe takes in an answer of a target that counts.
+func (j *judge) believe(now time.Time, b *batch, s *shot, t *target, rtt time.Duration) {
+	b.answered = true
+	if s.lost {
+		s.lost = false
+		t.tally.found(j.second(b.sent), b.weight)
+	} else {
+		t.tally.count(j.second(b.sent), b.weight, false)
+	}
+	slow := rtt > b.timeout
+	j.quality.learn(rtt, slow)
+	j.alive, j.certain = now, false
+	if b.sent.After(j.answered) {
+		j.answered = b.sent
+	}
+	if b.open == 0 && !b.judged {
+		j.miss(now, b) // those that failed are counted
+	}
+	switch {
+	case j.suspicion.on:
+		j.trust(now)
+	case j.state != Down:
+	case slow && j.mistaken(now, b):
+		j.revoked = now
+		j.hold.undo()
+		j.up(now)
+	case !b.all && !b.sent.Before(j.since):
+		j.good++
+	}
+	j.assess(now)
+}
+
+// mistaken reports whether an answer to a probe from before the leg went down
+// shows that it never was: answers merely take much longer than they used to.
+// That is believed once in a hold-down, lest a link that loses nearly
+// everything comes and goes.
+func (j *judge) mistaken(now time.Time, b *batch) bool {
+	return j.byProbes && b.sent.Before(j.since) && now.Sub(j.since) < j.settings.Timeout &&
+		(j.revoked.IsZero() || now.Sub(j.revoked) > j.settings.HoldDown)
+}
+
+// assess makes the changes for which loss, latency or time are the reason.
+func (j *judge) assess(now time.Time) {
+	switch {
+	case j.state == Down:
+		if j.present && j.good > 0 && j.good >= j.settings.UpAfter && !now.Before(j.hold.until) {
+			j.up(now)
+		}
+	case j.suspicion.spared():
+	case j.state == Up:
+		if why := j.quality.bad(j.targets.sum(j.second(now)), j.settings); why != "" {
+			j.state, j.reason, j.since = Degraded, why, now
+			j.quality.calm = time.Time{}
+		}
+	case !j.quality.good(j.targets.sum(j.second(now)), j.settings) || j.suspicion.on:
+		j.quality.calm = time.Time{}
+	case j.quality.calm.IsZero():
+		j.quality.calm = now
+	case now.Sub(j.quality.calm) >= calmTime:
+		j.state, j.reason, j.since = Up, "", now
+	}
+}
+
+// second returns the number of t's second, on the clock that nobody sets.
+func (j *judge) second(t time.Time) int64 { return int64(t.Sub(j.epoch) / time.Second) }
+
+// condemn takes the leg down because nothing answers.
+func (j *judge) condemn(now time.Time) {
+	why := j.silence(now)
+	j.down(now)
+	j.reason, j.byProbes = why, true
+}
+
+// waive puts a leg that is down back at once, if anything speaks for it: there
+// is no other leg to wait on.
+func (j *judge) waive(now time.Time) {
+	if j.present && j.state == Down && (j.good > 0 || j.returned) {
+		j.up(now)
+	}
+}
+
+func (j *judge) up(now time.Time) {
+	j.state, j.reason, j.since = Up, "", now
+	j.good, j.returned, j.byProbes = 0, false, false
+	j.hold.up(now)
+	j.quality.calm = time.Time{}
+	for i := range j.targets.list {
+		j.targets.list[i].tally = tally{}
+	}
+}
+
+func (j *judge) down(now time.Time) {
+	if !j.fresh && len(j.targets.list) > 0 {
+		j.hold.down(now, j.settings.HoldDown)
+	}
+	j.state, j.since, j.good = Down, now, 0
+	j.suspicion = suspicion{}
+	j.quality.forget()
+	j.next = now.Add(j.settings.Interval)
+}
+
+// verdict says what is known.
+func (j *judge) verdict(now time.Time) Verdict {
+	v := Verdict{State: j.state, Reason: j.reason, Since: j.since, RTT: j.quality.rtt, Jitter: j.quality.jitter, Loss: j.targets.sum(j.second(now)).loss(),
+		Suspect: j.suspicion.on, Probes: j.flight.sent, Answers: j.flight.answers, Ignored: j.ignored}
+	if j.suspicion.spared() {
+		v.Reason = j.suspicion.excuse
+	}
+	if j.state == Down && j.hold.until.After(now) {
+		v.Until = j.hold.until
+	}
+	return v
+}

@@ -1,0 +1,85 @@
+package health
+
+import (
+	"time"
+
+	"multiroute/agent/config"
+)
+
+// counterRetry is how long after the counters could not be read it is tried
+// again.
+const counterRetry = 10 * time.Second
+
+// meter keeps the probes' own packets, which are no traffic of others, and when
+// the counters are read next.
+type meter struct {
+	own  map[int]Counter // by interface index
+	next time.Time       // zero: nobody needs them
+}
+
+// packets is about how many packets a probe and its answer are. Too many do
+// little harm: replies are then seen a little later.
+func packets(s config.Scheme) Counter {
+	switch s {
+	case config.TCP:
+		return Counter{In: 1, Out: 2}
+	case config.HTTP:
+		return Counter{In: 5, Out: 5}
+	case config.HTTPS:
+		return Counter{In: 9, Out: 9}
+	default:
+		return Counter{In: 1, Out: 1}
+	}
+}
+
+func (m *meter) sent(index int, s config.Scheme) {
+	c := m.own[index]
+	c.Out += packets(s).Out
+	m.own[index] = c
+}
+
+func (m *meter) answered(index int, s config.Scheme) {
+	c := m.own[index]
+	c.In += packets(s).In
+	m.own[index] = c
+}
+
+// others returns c without our own packets. It may be less than 0 and wrap:
+// only differences matter.
+func (m *meter) others(index int, c Counter) Counter {
+	own := m.own[index]
+	return Counter{In: c.In - own.In, Out: c.Out - own.Out}
+}
+
+// count reads the counters if it is time; else nil.
+func (m *Monitor) count() map[int]Counter {
+	if m.options.Counters == nil {
+		return nil
+	}
+	m.mu.Lock()
+	wanted := false
+	for _, w := range m.order {
+		wanted = wanted || w.want.Traffic != 0 && w.probing()
+	}
+	now := time.Now()
+	due := wanted && !m.meter.next.After(now)
+	switch {
+	case !wanted:
+		m.meter.next = time.Time{}
+	case due:
+		m.meter.next = now.Add(sampleTime)
+	}
+	m.mu.Unlock()
+	if !due {
+		return nil
+	}
+	c, err := m.options.Counters()
+	if err != nil {
+		m.options.Log.Warn("cannot count packets: the traffic says nothing about uplinks until it works again", "err", err)
+		m.mu.Lock()
+		m.meter.next = now.Add(counterRetry)
+		m.mu.Unlock()
+		return nil
+	}
+	return c
+}

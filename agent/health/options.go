@@ -1,0 +1,37 @@
+package health
+
+import (
+	"log/slog"
+
+	"multiroute/agent/config"
+)
+
+// Watched is one leg as its owner wants it watched.
+type Watched struct {
+	Leg      Leg
+	Path     *Path         // nil: there is none, see Gone
+	Gone     string        // why there is no path: "no carrier on eth1"
+	Settings config.Health // of the uplink; the targets of the leg's family count
+	// Traffic is the index of the interface whose counters are this uplink's
+	// alone; 0: there is none.
+	Traffic int
+}
+
+// Counter is how many packets passed an interface. It may start again at 0.
+type Counter struct{ In, Out uint64 }
+
+// Options is what a Monitor needs.
+type Options struct {
+	Open Open // needed
+	// Counters returns the packets by interface index; nil: the traffic of
+	// others is not looked at. It is called from one goroutine, ten times a
+	// second, and should not take longer than a few milliseconds.
+	Counters func() (map[int]Counter, error)
+	// Changed is called after a state or a reason changed by itself, not for
+	// what Watch changed. It must not block; it may call Verdicts. nil: nobody
+	// is told.
+	Changed func()
+	Log     *slog.Logger   // nil: discard
+	Rand    func() float64 // at least 0, less than 1, for the jitter of probes; nil: none
+	Memory  map[Leg]Memory // from before the start
+}
