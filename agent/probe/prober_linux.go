@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -33,9 +34,9 @@ type Options struct {
 }
 
 // Opener returns the function that opens the probers of legs. It needs
-// CAP_NET_ADMIN and CAP_NET_RAW in its network namespace. It fails if the
-// interface, the address or a right is not there, or a target is not of the leg's
-// family.
+// CAP_NET_ADMIN and CAP_NET_RAW in its network namespace. It fails if a right or
+// the address is not there, or a target is not of the leg's family; an interface
+// that is gone may show with the first probe only.
 func Opener(o Options) health.Open {
 	if o.enter == nil {
 		o.enter = func(f func() error) error { return f() }
@@ -116,6 +117,9 @@ func (p *prober) add(c config.Target) (err error) {
 		return fmt.Errorf("%s is not of the family of %s", t.Addr, p.path.Source)
 	}
 	if !t.Addr.IsValid() && t.Scheme != config.GatewayTarget {
+		if t.Host == "" {
+			return errors.New("neither an address nor a name")
+		}
 		t.name = &name{host: t.Host, resolve: p.resolve}
 	}
 	switch t.Scheme {
@@ -204,7 +208,7 @@ func (p *prober) inBackground(probe func(context.Context, *target, netip.Addr) (
 			if !ok || ctx.Err() != nil || err != nil && timedOut(err) {
 				return
 			}
-			p.report(s, rtt, err)
+			p.report(s, rtt, plain(err))
 		}()
 	}
 }
@@ -213,4 +217,20 @@ func (p *prober) inBackground(probe func(context.Context, *target, netip.Addr) (
 func timedOut(err error) bool {
 	var e net.Error
 	return errors.As(err, &e) && e.Timeout()
+}
+
+// maxError is how many bytes of an error are kept: some quote what others wrote.
+const maxError = 240
+
+// plain leaves out of a network error the addresses, which the target's text
+// has already, and what would be too long.
+func plain(err error) error {
+	var e *net.OpError
+	if errors.As(err, &e) && e.Err != nil {
+		err = e.Err
+	}
+	if err == nil || len(err.Error()) <= maxError {
+		return err
+	}
+	return errors.New(strings.ToValidUTF8(err.Error()[:maxError], "") + "...")
 }

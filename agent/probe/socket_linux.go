@@ -29,12 +29,32 @@ func bind(fd int, path health.Path) error {
 	return nil
 }
 
+// hearErrors makes a UDP socket fail by "host unreachable" and the like, too;
+// otherwise only "port unreachable" is told.
+func hearErrors(fd int, network string) error {
+	var err error
+	switch network {
+	case "udp4":
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+	case "udp6":
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
+	}
+	if err != nil {
+		return fmt.Errorf("asking for ICMP errors: %w", err)
+	}
+	return nil
+}
+
 // dial connects through the uplink, from its address unless that is of the other
 // family: then the kernel chooses one of the interface.
 func (p *prober) dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
-	d := net.Dialer{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
+	d := net.Dialer{KeepAlive: -1, Control: func(network, _ string, c syscall.RawConn) error {
 		var failed error
-		err := c.Control(func(fd uintptr) { failed = bind(int(fd), p.path) })
+		err := c.Control(func(fd uintptr) {
+			if failed = bind(int(fd), p.path); failed == nil {
+				failed = hearErrors(int(fd), network)
+			}
+		})
 		return errors.Join(err, failed)
 	}}
 	if from := netip.AddrPortFrom(p.zoned(p.path.Source), 0); from.Addr().Is4() == to.Addr().Is4() {

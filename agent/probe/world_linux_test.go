@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"testing"
@@ -60,6 +61,24 @@ func newWorld(t testing.TB, build func(lab.Options) (*lab.Topology, error), o la
 	return w
 }
 
+// routeAddresses makes rules for packets from the uplinks' addresses, as the
+// agent does: what still arrives for a connection that was reset is answered with
+// another reset, by the kernel, which has no mark.
+func (w *world) routeAddresses(t testing.TB) {
+	t.Helper()
+	for _, u := range w.Uplinks {
+		for _, family := range families {
+			from := w.path(t, u, family).Source
+			rule := netlink.NewRule()
+			rule.Family, rule.Priority, rule.Table = int(family), 10300, 20000+u.ID
+			rule.Src = &net.IPNet{IP: from.AsSlice(), Mask: net.CIDRMask(from.BitLen(), from.BitLen())}
+			if err := w.Router.Handle().RuleAdd(rule); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // mark is the mark of an uplink.
 func mark(u *lab.Uplink) uint32 { return uint32(u.ID) << 24 }
 
@@ -92,7 +111,7 @@ type client struct {
 	token   uint64
 }
 
-// open opens the prober of an uplink.
+// open opens the prober of an uplink, which is closed at the end.
 func (w *world) open(t testing.TB, u *lab.Uplink, family routes.Family, targets ...config.Target) *client {
 	t.Helper()
 	return w.openPath(t, u.Name, family, w.path(t, u, family), targets...)
