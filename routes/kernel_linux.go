@@ -267,8 +267,9 @@ func (k *Kernel) intruders(family Family, rules []netlink.Rule, f *Facts) error 
 	return nil
 }
 
-// MainPrefixes returns the destinations of table main other than the defaults:
-// what is reached without any uplink's gateway.
+// MainPrefixes returns what is reached without any uplink's gateway: the
+// destinations of table main other than the defaults, and the router's own
+// addresses, which need not be in any of those (PPP, loopback).
 func (k *Kernel) MainPrefixes() ([]netip.Prefix, error) {
 	var all []netip.Prefix
 	for _, family := range k.families() {
@@ -281,6 +282,15 @@ func (k *Kernel) MainPrefixes() ([]netip.Prefix, error) {
 		for _, r := range list {
 			if p := prefixFromKernel(family, r.Dst); p.Bits() > 0 {
 				all = append(all, p)
+			}
+		}
+		addrs, err := retry(func() ([]netlink.Addr, error) { return k.h.AddrList(nil, int(family)) })
+		if err != nil {
+			return nil, fmt.Errorf("listing addresses (%s): %w", family, err)
+		}
+		for _, n := range addrs {
+			if a, ok := addrFromKernel(n); ok {
+				all = append(all, netip.PrefixFrom(a.Prefix.Addr(), a.Prefix.Addr().BitLen()))
 			}
 		}
 	}

@@ -422,7 +422,7 @@ func TestFacts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []string{"10.0.0.0/8", "198.18.1.0/24", "2001:db8:1::/64"} {
+	for _, p := range []string{"10.0.0.0/8", "198.18.1.0/24", "2001:db8:1::/64", "10.5.5.5/32", "198.18.1.3/32", "2001:db8:dead::1/128"} {
 		if !slices.Contains(prefixes, prefix(p)) {
 			t.Errorf("%s is not among the prefixes of main: %v", p, prefixes)
 		}
