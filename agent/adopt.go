@@ -10,11 +10,11 @@ import (
 	"multiroute/routes"
 )
 
-// adopt deals with connections that began while our rules were not there. One
-// that uses an uplink's address is bound to that uplink and goes on. One that
-// would leave by an uplink un-NATed can never be NATed any more and is deleted;
-// its next packet begins a new connection. It does so once after each time that
-// our table was not there.
+// adopt deals with connections that began while our rules, or some of them, were
+// not there. One that uses an uplink's address is bound to that uplink and goes
+// on. One that would leave by an uplink un-NATed can never be NATed any more,
+// bound or not, and is deleted; its next packet begins a new connection. It does
+// so once after each time that something of our table was not there.
 func (d *daemon) adopt(p plan.Plan) error {
 	if !d.fresh {
 		return nil
@@ -33,16 +33,17 @@ func (d *daemon) adopt(p plan.Plan) error {
 	}
 	var bind []conntrack.MarkUpdate
 	var end []conntrack.Entry
-	err = d.tracker.Each(conntrack.Filter{Mask: p.NAT.Mask}, func(e conntrack.Entry) error {
+	err = d.tracker.Each(conntrack.Filter{}, func(e conntrack.Entry) error {
 		mark, ok := owners[e.Reply.Dst] // it went out with this source
 		if !ok {
 			mark, ok = owners[e.Orig.Dst] // it came in to this address
 		}
 		switch {
-		case ok:
+		case ok && e.Mark&p.NAT.Mask == 0:
 			bind = append(bind, conntrack.MarkUpdate{Entry: e, Mark: mark, Mask: p.NAT.Mask})
-		case e.Status&conntrack.StatusNAT == 0 && leaves(e.Orig.Dst, inside) && !contains(p.NAT.Routed, e.Orig.Src):
-			end = append(end, e)
+		case ok:
+		case e.Reply.Dst == e.Orig.Src && leaves(e.Reply.Src, inside) && !contains(p.NAT.Routed, e.Orig.Src):
+			end = append(end, e) // whoever changed its destination, nobody its source
 		}
 		return nil
 	})

@@ -24,6 +24,17 @@ func entry(src, dst, natted string, status conntrack.Status, mark uint32) conntr
 		Reply: conntrack.Tuple{Src: a(dst), Dst: a(natted)}, Mark: mark, Status: status}
 }
 
+// redirected makes a connection whose packets go to another destination than
+// they were sent to.
+func redirected(src, dst, to, natted string) conntrack.Entry {
+	e := entry(src, to, natted, conntrack.StatusDstNAT, 0)
+	if natted != src {
+		e.Status |= conntrack.StatusSrcNAT
+	}
+	e.Orig.Dst = netip.MustParseAddr(dst)
+	return e
+}
+
 // testEntries are one that is to be bound and one that is to be deleted.
 func testEntries() []conntrack.Entry {
 	return []conntrack.Entry{
@@ -51,6 +62,15 @@ func TestAdopt(t *testing.T) {
 		{"un-NATed to another LAN", entry("192.168.0.5", "10.1.2.3", "", 0, 0), ""},
 		{"un-NATed to the LAN itself", entry("192.168.0.1", "192.168.0.5", "", 0, 0), ""},
 		{"from a routed prefix", entry("203.0.113.5", "9.9.9.9", "", 0, 0), ""},
+		{"un-NATed to the internet, but bound", entry("192.168.0.5", "9.9.9.9", "", 0, markB), end},
+		{"from a routed prefix, bound", entry("203.0.113.5", "9.9.9.9", "", 0, markB), ""},
+		{"the router's own, bound", entry("198.51.100.9", "9.9.9.9", "", 0, markB), ""},
+		{"to the LAN itself, bound by a rule", entry("192.168.0.1", "192.168.0.5", "", 0, markA), ""},
+		{"somebody else changed where it goes, not where it comes from", redirected("192.168.0.5", "192.168.0.1", "9.9.9.9", "192.168.0.5"), end},
+		{"somebody else changed where it goes, into the LAN", redirected("192.168.0.5", "9.9.9.9", "10.0.0.53", "192.168.0.5"), ""},
+		{"somebody else changed both ends", redirected("192.168.0.5", "192.168.0.1", "9.9.9.9", "172.16.0.1"), ""},
+		{"somebody else changed where it goes, and masqueraded it", redirected("192.168.0.5", "192.168.0.1", "9.9.9.9", "192.0.2.9"), bindA},
+		{"a port forward of somebody else", redirected("9.9.9.9", "203.0.113.77", "192.168.0.5", "9.9.9.9"), ""},
 		{"somebody else's NAT", entry("192.168.0.5", "9.9.9.9", "172.16.0.1", conntrack.StatusNAT, 0), ""},
 		{"multicast", entry("192.168.0.5", "224.0.0.251", "", 0, 0), ""},
 		{"broadcast", entry("192.168.0.5", "255.255.255.255", "", 0, 0), ""},

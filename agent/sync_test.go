@@ -34,7 +34,7 @@ func TestFirstInstall(t *testing.T) {
 		}
 		return i
 	}
-	order := []int{at("nft 1-a 2-b, ip_forward is 0"), at("list connections 0x0/0xff000000, ip_forward is 0"), at("route replace default table 20003"), at("rule add pref 32765")}
+	order := []int{at("nft 1-a 2-b, ip_forward is 0"), at("list connections 0x0/0x0, ip_forward is 0"), at("route replace default table 20003"), at("rule add pref 32765")}
 	if !slices.IsSorted(order) {
 		t.Errorf("order %d of\n%s", order, strings.Join(r.k.calls, "\n"))
 	}

@@ -1,0 +1,116 @@
+package agent
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"multiroute/agent/plan"
+	"multiroute/conntrack"
+	"multiroute/routes"
+)
+
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	const nat = conntrack.StatusSrcNAT
+	marked := func(e conntrack.Entry, mark uint32) conntrack.Entry { e.Mark = mark; return e }
+	tests := []struct {
+		name string
+		e    conntrack.Entry
+		gone bool
+	}{
+		{"NATed to an address that is there", entry("192.168.0.5", "9.9.9.9", "192.0.2.9", nat, markA), false},
+		{"NATed to an address that has gone", entry("192.168.0.5", "9.9.9.9", "192.0.2.8", nat, markA), true},
+		{"the same, to the provider's router", entry("192.168.0.5", "192.0.2.1", "192.0.2.8", nat, markA), true},
+		{"the same, with foreign bits", entry("192.168.0.5", "9.9.9.9", "192.0.2.8", nat, markA|0x123), true},
+		{"the same, not ours", entry("192.168.0.5", "9.9.9.9", "192.0.2.8", nat, 0x123), false},
+		{"the same, of a policy", entry("192.168.0.5", "9.9.9.9", "192.0.2.8", nat, 0x03000000), false},
+		{"the router's own", entry("192.0.2.9", "9.9.9.9", "", 0, markA), false},
+		{"the router's own, from an address that has gone", entry("192.0.2.8", "9.9.9.9", "", 0, markA), true},
+		{"came in", entry("9.9.9.9", "192.0.2.9", "", 0, markA), false},
+		{"came in to an address that has gone", entry("9.9.9.9", "192.0.2.8", "", 0, markA), true},
+		{"came in by a neighbour of the uplink", entry("192.0.2.77", "192.0.2.8", "", 0, markA), false}, // its end counts as inside
+		{"port forward", marked(redirected("9.9.9.9", "192.0.2.9", "192.168.0.5", "9.9.9.9"), markA), false},
+		{"port forward of an address that has gone", marked(redirected("9.9.9.9", "192.0.2.8", "192.168.0.5", "9.9.9.9"), markA), true},
+		{"hairpin by an address that has gone", marked(redirected("192.168.0.6", "192.0.2.8", "192.168.0.5", "192.168.0.6"), markA), false},
+		{"into the LAN, bound by a rule", entry("10.1.2.3", "192.168.0.5", "", 0, markA), false},
+		{"redirected to the router itself", marked(redirected("192.168.0.5", "9.9.9.9", "192.168.0.1", "192.168.0.5"), markA), false},
+		{"from a routed prefix", entry("203.0.113.5", "9.9.9.9", "", 0, markA), false},
+		{"to a routed prefix", entry("9.9.9.9", "203.0.113.5", "", 0, markA), false},
+		{"NATed to a routed address", entry("192.168.0.5", "9.9.9.9", "203.0.113.5", nat, markA), false},
+		{"multicast", entry("192.168.0.5", "224.0.0.251", "", 0, markA), false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := started(t, strings.Replace(twoUplinks, "[router]", "[router]\nrouted = [\"203.0.113.0/24\"]", 1))
+			for _, p := range []string{"192.168.0.0/24", "192.0.2.0/24", "198.51.100.0/24", "10.0.0.0/8"} {
+				r.k.inside = append(r.k.inside, netip.MustParsePrefix(p))
+			}
+			r.k.entries = []conntrack.Entry{tt.e}
+			if err := r.sweep(r.plan, r.k.facts); err != nil {
+				t.Fatal(err)
+			}
+			if gone := len(r.k.ended) == 1 && r.k.ended[0] == tt.e; gone != tt.gone || len(r.k.bound) > 0 {
+				t.Errorf("gone %t, want %t; deleted %v", gone, tt.gone, r.k.ended)
+			}
+		})
+	}
+}
+
+// An uplink that is down keeps everything: it may come back with its address.
+func TestSweepSparesTheDown(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	r.k.entries = []conntrack.Entry{entry("192.168.0.5", "9.9.9.9", "192.0.2.8", conntrack.StatusSrcNAT, markA)}
+	p := r.plan
+	p.Uplinks = slices.Clone(p.Uplinks)
+	p.Uplinks[0].V4.Usable, p.Uplinks[0].State = false, plan.Down
+	if err := r.sweep(p, r.k.facts); err != nil || len(r.k.ended) > 0 {
+		t.Errorf("deleted %v, %v", r.k.ended, err)
+	}
+}
+
+func TestSweepFails(t *testing.T) {
+	t.Parallel()
+	for n := 1; n <= 3; n++ {
+		r := started(t, twoUplinks)
+		r.k.entries = []conntrack.Entry{entry("192.168.0.5", "9.9.9.9", "192.0.2.8", conntrack.StatusSrcNAT, markA)}
+		r.k.failAt = n
+		if err := r.sweep(r.plan, r.k.facts); err == nil || len(r.k.ended) > 0 {
+			t.Errorf("call %d failed: error %v, deleted %v", n, err, r.k.ended)
+		}
+	}
+}
+
+func TestLostAddress(t *testing.T) {
+	t.Parallel()
+	facts := func(addrs ...string) routes.Facts {
+		var f routes.Facts
+		for _, a := range addrs {
+			f.Addrs = append(f.Addrs, routes.Addr{Prefix: netip.MustParsePrefix(a + "/24")})
+		}
+		return f
+	}
+	var known []netip.Addr
+	for _, tt := range []struct {
+		name  string
+		facts routes.Facts
+		lost  bool
+	}{
+		{"the first time, without any", facts(), true},
+		{"the first one comes", facts("192.0.2.9"), false},
+		{"nothing changes", facts("192.0.2.9"), false},
+		{"another one comes", facts("192.0.2.9", "192.0.2.10"), false},
+		{"another order", facts("192.0.2.10", "192.0.2.9"), false},
+		{"one goes", facts("192.0.2.9"), true},
+		{"one is replaced", facts("192.0.2.11"), true},
+	} {
+		now, lost := lostAddress(known, tt.facts)
+		if lost != tt.lost {
+			t.Errorf("%s: lost %t, want %t", tt.name, lost, tt.lost)
+		}
+		known = now
+	}
+}
