@@ -46,7 +46,7 @@ func (b *bench) start(ctx context.Context, r *report, all bool, fresh, again *[]
 		return err
 	}
 	defer h.Close()
-	a, err := b.agent(h.Router)
+	a, err := b.agent(b.program, h.Router)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,10 @@
 // Bench runs the real agent in a laboratory and measures it: what a packet costs, compared with a bare masquerade in the same run; how long the
 // agent takes to start; its memory; and that a restart writes nothing. It prints a table, and its exit status is 1 if a bound is missed.
 //
-//	go run ./test/bench [-quick] [-o FILE]
+// Packets are measured in two ways. Frames written in batches show the router and little else: bounds are about those. Ordinary sockets at both ends
+// show what programs notice.
+//
+//	go run ./test/bench [-quick] [-o FILE] [-against PROGRAM]
 package main
 
 import (
@@ -32,6 +35,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	quick := flags.Bool("quick", false, "a short run, about 20 seconds: for a first impression")
 	file := flags.String("o", "", "keep the results in this `file`, as JSON")
 	program := flags.String("agent", "", "measure this `program` instead of building the agent")
+	against := flags.String("against", "", "compare with this `program`, too: an agent of another version (variants F and G)")
 	only := flags.String("only", "", "packets of these variants only, such as \"ABD\"; no bounds")
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
 		return 2
@@ -41,7 +45,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	b := &bench{effort: full, program: *program, only: *only, progress: stderr}
+	b := &bench{effort: full, program: *program, against: *against, only: *only, progress: stderr}
 	if *quick {
 		b.effort = short
 	}
@@ -82,6 +86,7 @@ var (
 type bench struct {
 	effort
 	program  string // the agent
+	against  string // another agent, or ""
 	only     string
 	progress io.Writer
 
@@ -117,7 +122,10 @@ func (b *bench) run(ctx context.Context) (*report, error) {
 }
 
 // round is what a variant's turns in one round gave.
-type round struct{ established, replies, first, bare samples }
+type round struct {
+	established, replies, first, bare samples // with frames
+	socketsEstablished, socketsFirst  samples // with ordinary sockets
+}
 
 // packets measures all variants, in rounds.
 func (b *bench) packets(ctx context.Context) ([]*variant, error) {
@@ -128,7 +136,7 @@ func (b *bench) packets(ctx context.Context) ([]*variant, error) {
 	if err := unix.SchedGetaffinity(0, &before); err != nil {
 		return nil, fmt.Errorf("choosing a CPU: %w", err)
 	}
-	all := variants()
+	all := variants(b.against != "")
 	var measured []*variant
 	for _, v := range all {
 		defer v.close()
@@ -191,8 +199,16 @@ func (b *bench) round(ctx context.Context, all []*variant, n int) error {
 			err = turn("first packets", func(t *track, r *round) error { return t.first(b.first/b.turns, &r.first) })
 		}
 	}
+	for range b.turns {
+		if err == nil {
+			err = turn("first packets, sockets", func(t *track, r *round) error { return t.socketsFirst(b.first/b.turns/2, &r.socketsFirst) })
+		}
+	}
 	if err == nil {
 		err = turn("opening connections", func(t *track, _ *round) error { return t.connect() })
+	}
+	if err == nil {
+		err = turn("opening connections, sockets", func(t *track, _ *round) error { return t.socketsConnect() })
 	}
 	for range b.turns {
 		if err == nil {
@@ -206,6 +222,11 @@ func (b *bench) round(ctx context.Context, all []*variant, n int) error {
 		if err == nil {
 			err = turn("replies", func(t *track, r *round) error {
 				return t.established(b.slice/time.Duration(b.turns)/2, t.back, &r.replies)
+			})
+		}
+		if err == nil {
+			err = turn("established packets, sockets", func(t *track, r *round) error {
+				return t.socketsEstablished(b.slice/time.Duration(b.turns)/2, &r.socketsEstablished)
 			})
 		}
 	}

@@ -34,6 +34,10 @@ type track struct {
 	fresh *sender // first packets, from the LAN
 	bare  *sender // straight from the router's end of a cable: what sending and dropping cost without a router
 
+	sockets       *socketPair
+	socketsBack   *sender // the replies to the sockets' known connections
+	socketsOpened int     // the sockets' new connections so far
+
 	opened int   // new connections so far
 	spread []int // known connections per uplink, since connect
 }
@@ -57,6 +61,12 @@ func newTrack(h *house) (*track, error) {
 		return nil, err
 	}
 	if t.bare, err = newSender(h.Router, batch); err != nil {
+		return nil, err
+	}
+	if t.sockets, err = newSocketPair(h.Client(), h.internet); err != nil {
+		return nil, err
+	}
+	if t.socketsBack, err = newSender(h.internet, socketFlows); err != nil {
 		return nil, err
 	}
 	first, err := h.Router.Link(h.Uplinks[0].Interface)
@@ -93,14 +103,21 @@ func (t *track) connect() error {
 	if err := t.out.send(0, flows); err != nil {
 		return err
 	}
+	spread, err := t.answer(t.back, targetPort)
+	t.spread = spread
+	return err
+}
+
+// answer answers each known connection to a port once, and says how many there are per uplink. The sender has room for exactly those.
+func (t *track) answer(s *sender, port uint16) (spread []int, err error) {
 	uplinks := map[netip.Addr]int{}
 	for i, u := range t.house.Uplinks {
 		uplinks[u.Address.Addr()] = i
 	}
-	n := 0
-	t.spread = make([]int, len(t.house.Uplinks))
-	err := t.conns.Each(conntrack.Filter{}, func(e conntrack.Entry) error {
-		if e.Orig.Src != clientAddress.Addr() || e.Orig.DstPort != targetPort || n == flows {
+	n, all := 0, len(s.frames)
+	spread = make([]int, len(t.house.Uplinks))
+	err = t.conns.Each(conntrack.Filter{}, func(e conntrack.Entry) error {
+		if e.Orig.Src != clientAddress.Addr() || e.Orig.DstPort != port || n == all {
 			return nil
 		}
 		i, ok := uplinks[e.Reply.Dst]
@@ -108,18 +125,18 @@ func (t *track) connect() error {
 			return fmt.Errorf("a connection is not NATed to an uplink's address: %s", e)
 		}
 		w := t.house.wans[i]
-		t.back.set(n, w, newFrame(w, netip.AddrPortFrom(e.Reply.Src, e.Reply.SrcPort), netip.AddrPortFrom(e.Reply.Dst, e.Reply.DstPort)))
-		t.spread[i]++
+		s.set(n, w, newFrame(w, netip.AddrPortFrom(e.Reply.Src, e.Reply.SrcPort), netip.AddrPortFrom(e.Reply.Dst, e.Reply.DstPort)))
+		spread[i]++
 		n++
 		return nil
 	})
-	if err == nil && n != flows {
-		err = fmt.Errorf("the router knows %d connections of %d", n, flows)
+	if err == nil && n != all {
+		err = fmt.Errorf("the router knows %d connections of %d", n, all)
 	}
 	if err != nil {
-		return fmt.Errorf("opening connections: %w", err)
+		return nil, fmt.Errorf("opening connections: %w", err)
 	}
-	return t.back.send(0, flows)
+	return spread, s.send(0, all)
 }
 
 // established sends packets of known connections, from the LAN (or back to it), for a time.
@@ -213,10 +230,13 @@ func (s samples) packet() float64 {
 }
 
 func (t *track) close() {
-	for _, s := range []*sender{t.out, t.back, t.fresh, t.bare} {
+	for _, s := range []*sender{t.out, t.back, t.fresh, t.bare, t.socketsBack} {
 		if s != nil {
 			s.close()
 		}
+	}
+	if t.sockets != nil {
+		t.sockets.close()
 	}
 	_ = t.conns.Close()
 }

@@ -57,7 +57,11 @@ type row struct {
 	Established ratio  `json:"established"`
 	Replies     ratio  `json:"replies"`
 	First       ratio  `json:"first"`
-	Spread      []int  `json:"spread,omitempty"` // known connections per uplink
+	// The same with ordinary sockets at both ends.
+	SocketsEstablished ratio `json:"established_sockets"`
+	SocketsFirst       ratio `json:"first_sockets"`
+
+	Spread []int `json:"spread,omitempty"` // known connections per uplink
 }
 
 // ratio is packets per second compared with the first variant in the same round: the median of all rounds, and the quartiles.
@@ -75,6 +79,7 @@ type verdict struct {
 	Least   bool    `json:"least"`
 	Bound   float64 `json:"bound"`
 	Because string  `json:"because"`
+	Sockets float64 `json:"sockets,omitempty"` // the same result with ordinary sockets at both ends; no bound is about it
 	OK      bool    `json:"ok"`
 }
 
@@ -101,6 +106,10 @@ func (r *report) packets(all []*variant) {
 			w.Established = compare(all[0].rounds, v.rounds, func(r round) samples { return r.established })
 			w.Replies = compare(all[0].rounds, v.rounds, func(r round) samples { return r.replies })
 			w.First = compare(all[0].rounds, v.rounds, func(r round) samples { return r.first })
+			w.SocketsEstablished = compare(all[0].rounds, v.rounds, func(r round) samples { return r.socketsEstablished })
+			w.SocketsFirst = compare(all[0].rounds, v.rounds, func(r round) samples { return r.socketsFirst })
+			r.value(v.id+" established, sockets", w.SocketsEstablished.Median)
+			r.value(v.id+" first, sockets", w.SocketsFirst.Median)
 			r.value(v.id+" established", w.Established.Median)
 			r.value(v.id+" replies", w.Replies.Median)
 			r.value(v.id+" first", w.First.Median)
@@ -147,7 +156,7 @@ func (r *report) judge(part bool) {
 		}
 		holds := ok && (v == limit || (v > limit) == b.least)
 		r.OK = r.OK && (holds || part)
-		r.Bounds = append(r.Bounds, verdict{b.result, v, b.least, limit, b.because, holds})
+		r.Bounds = append(r.Bounds, verdict{b.result, v, b.least, limit, b.because, r.Values[b.result+", sockets"], holds})
 	}
 }
 
@@ -163,6 +172,13 @@ func (r *report) String() string {
 		}
 		fmt.Fprintf(&b, "%s  %-32s %-29s %-29s %-29s\n", v.ID, v.What, v.Established, v.Replies, v.First)
 	}
+	fmt.Fprintf(&b, "\nThe same with ordinary UDP sockets at both ends, a system call to send and one to receive each datagram:\n\n")
+	fmt.Fprintf(&b, "   %-32s %-29s %-29s\n", "", "established, sockets", "first packets, sockets")
+	for _, v := range r.Variants {
+		if v.Missing == "" {
+			fmt.Fprintf(&b, "%s  %-32s %-29s %-29s\n", v.ID, v.What, v.SocketsEstablished, v.SocketsFirst)
+		}
+	}
 	fmt.Fprintf(&b, "\n   %-26s %10s    %s\n", "", "result", "bound")
 	for _, v := range r.Bounds {
 		word, relation := "missed", "<="
@@ -172,7 +188,11 @@ func (r *report) String() string {
 		if v.Least {
 			relation = ">="
 		}
-		fmt.Fprintf(&b, "   %-26s %10.3f %s %6.3f  %-6s  %s\n", v.Result, v.Value, relation, v.Bound, word, v.Because)
+		sockets := ""
+		if v.Sockets > 0 {
+			sockets = fmt.Sprintf(" (sockets: %.3f)", v.Sockets)
+		}
+		fmt.Fprintf(&b, "   %-26s %10.3f %s %6.3f  %-6s  %s%s\n", v.Result, v.Value, relation, v.Bound, word, v.Because, sockets)
 	}
 	for _, other := range []struct{ key, what string }{
 		{"start, slowest", "ms"},

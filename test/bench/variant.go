@@ -35,15 +35,21 @@ type missingError struct{ reason string }
 
 func (e missingError) Error() string { return e.reason }
 
-// variants lists them; the first is what all others are compared with.
-func variants() []*variant {
-	return []*variant{
+// variants lists them; the first is what all others are compared with. With another agent there are two more.
+func variants(against bool) []*variant {
+	all := []*variant{
 		{id: "A", what: "one uplink, a bare masquerade", uplinks: 1, start: startMasquerade},
-		{id: "B", what: "agent, 2 uplinks, guard", uplinks: 2, start: startAgent(true)},
-		{id: "C", what: "agent, 2 uplinks, no guard", uplinks: 2, start: startAgent(false)},
-		{id: "D", what: "agent, 64 uplinks, guard", uplinks: 64, start: startAgent(true)},
+		{id: "B", what: "agent, 2 uplinks, guard", uplinks: 2, start: startAgent(true, false)},
+		{id: "C", what: "agent, 2 uplinks, no guard", uplinks: 2, start: startAgent(false, false)},
+		{id: "D", what: "agent, 64 uplinks, guard", uplinks: 64, start: startAgent(true, false)},
 		{id: "E", what: "Shorewall, 2 providers, balance", uplinks: 2, start: startShorewall},
 	}
+	if against {
+		all = append(all,
+			&variant{id: "F", what: "the other agent, as B", uplinks: 2, start: startAgent(true, true)},
+			&variant{id: "G", what: "the other agent, as C", uplinks: 2, start: startAgent(false, true)})
+	}
+	return all
 }
 
 // open builds the house and makes its router work.
@@ -96,10 +102,14 @@ func startMasquerade(_ context.Context, _ *bench, h *house) error {
 	return h.Router.Sysctl("net/ipv4/ip_forward", "1")
 }
 
-// startAgent runs the real agent.
-func startAgent(guard bool) func(context.Context, *bench, *house) error {
+// startAgent runs the real agent, or the other one to compare it with.
+func startAgent(guard, other bool) func(context.Context, *bench, *house) error {
 	return func(ctx context.Context, b *bench, h *house) error {
-		a, err := b.agent(h.Router)
+		program := b.program
+		if other {
+			program = b.against
+		}
+		a, err := b.agent(program, h.Router)
 		if err != nil {
 			return err
 		}
@@ -118,11 +128,11 @@ func config(h *house, guard bool, weights []int) string {
 }
 
 // agent prepares an agent in a folder of its own.
-func (b *bench) agent(router *lab.NS) (*rig.Agent, error) {
+func (b *bench) agent(program string, router *lab.NS) (*rig.Agent, error) {
 	b.agents++
 	folder := filepath.Join(b.folder, fmt.Sprintf("agent%d", b.agents))
 	if err := os.Mkdir(folder, 0o750); err != nil {
 		return nil, err
 	}
-	return rig.New(b.program, folder, router), nil
+	return rig.New(program, folder, router), nil
 }
