@@ -74,21 +74,16 @@ func Preview(path string) (commands, nft, ip string, err error) {
 	if _, err := config.Load(path); err != nil { // also for those who may not look at the kernel
 		return "", "", "", fmt.Errorf("%w:\n%w", api.ErrConfig, err)
 	}
-	k, err := routes.Open()
+	k, err := openKernel()
 	if err != nil {
 		return "", "", "", err
 	}
 	defer k.Close()
-	t, err := nat.Open()
+	state, err := k.table.Read()
 	if err != nil {
 		return "", "", "", err
 	}
-	defer t.Close()
-	state, err := t.Read()
-	if err != nil {
-		return "", "", "", err
-	}
-	p, err := look(path, k, t, sysctl.Store{Root: "/proc/sys"}, idsFrom(state))
+	p, err := look(path, k.router, k.table, sysctl.Store{Root: "/proc/sys"}, idsFrom(state))
 	if err != nil {
 		return "", "", "", err
 	}

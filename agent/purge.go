@@ -23,50 +23,71 @@ import (
 // that they had before the first start, and connections that only our rules
 // kept NATed end. It needs nothing but the kernel and the saved sysctls; cfg
 // says where those are. Every step is tried, whatever happens to the others.
-func Purge(ctx context.Context, cfg *config.Config) error {
-	guard, err := takeOver(ctx, cfg)
+// It returns a sentence for each thing that it did.
+func Purge(ctx context.Context, cfg *config.Config) (done []string, err error) {
+	guard, stopped, err := takeOver(ctx, cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if guard != nil {
 		defer guard.Close()
 	}
-	k, err := routes.Open()
+	if stopped {
+		done = append(done, "the agent was stopped")
+	}
+	k, err := openKernel()
 	if err != nil {
-		return err
+		return done, err
 	}
 	defer k.Close()
-	t, err := nat.Open()
+	state, err := k.table.Read()
 	if err != nil {
-		return err
+		return done, err
 	}
-	defer t.Close()
-
-	state, err := t.Read()
-	if err != nil {
-		return err
+	var errs []error
+	// did notes what a step has done, or why it has not.
+	did := func(err error, what string) {
+		if err != nil {
+			errs = append(errs, err)
+		} else if what != "" {
+			done = append(done, what)
+		}
 	}
 	// Forwarding first: from here on nothing can leave un-NATed, if it was the
 	// agent that switched it on.
-	errs := []error{sysctlStore(cfg).Restore()}
+	text := ""
+	store := sysctlStore(cfg)
+	if _, err := os.Stat(store.Saved); err == nil {
+		text = "sysctls have the values from before the first start again"
+	}
+	did(store.Restore(), text)
 	// Rules on addresses stay to the last: what the router still answers to
 	// connections that end here leaves by the right uplink.
 	if state.Exists {
-		errs = append(errs, t.Delete(), endConnections(state, cfg.Router.MarkMask))
+		did(k.table.Delete(), "nftables: table inet "+nat.TableName+" removed")
+		ended, err := endConnections(k, state, cfg.Router.MarkMask)
+		did(err, fmt.Sprintf("connections: %d ended, whose NAT has gone with the table", ended))
 		select {
 		case <-ctx.Done():
 		case <-time.After(linger):
 		}
 	}
-	have, err := k.Read()
+	have, err := k.router.Read()
 	if err == nil {
-		err = k.Apply(routes.Diff(have, routes.Spec{}))
+		err = k.router.Apply(routes.Diff(have, routes.Spec{}))
 	}
-	errs = append(errs, err)
-	if err := os.Remove(cfg.API.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
+	text = ""
+	if len(have.Rules)+len(have.Routes) > 0 {
+		text = fmt.Sprintf("routing: %d rules and %d routes removed", len(have.Rules), len(have.Routes))
 	}
-	return errors.Join(errs...)
+	did(err, text)
+	if err := os.Remove(cfg.API.Socket); !errors.Is(err, fs.ErrNotExist) {
+		did(err, "")
+	}
+	if len(done) == 0 && len(errs) == 0 {
+		done = []string{"nothing of multiroute was there"}
+	}
+	return done, errors.Join(errs...)
 }
 
 // linger is how long the rules on addresses outlive the connections: the far
@@ -74,23 +95,23 @@ func Purge(ctx context.Context, cfg *config.Config) error {
 // that they get must leave by the uplink that they came in on.
 const linger = 300 * time.Millisecond
 
-// takeOver stops a running agent and waits until it is gone.
-func takeOver(ctx context.Context, cfg *config.Config) (net.Listener, error) {
-	asked := false
+// takeOver stops a running agent and waits until it is gone. It reports whether
+// there was one.
+func takeOver(ctx context.Context, cfg *config.Config) (guard net.Listener, stopped bool, err error) {
 	for {
 		guard, _, err := lock()
 		if !errors.Is(err, ErrRunning) {
-			return guard, err
+			return guard, stopped, err
 		}
-		if !asked {
+		if !stopped {
 			if stopErr := stopAgent(ctx, cfg, err); stopErr != nil {
-				return nil, fmt.Errorf("%w; asking it to stop: %w", err, stopErr)
+				return nil, false, fmt.Errorf("%w; asking it to stop: %w", err, stopErr)
 			}
-			asked = true
+			stopped = true
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w; it was asked to stop and did not: %w", err, ctx.Err())
+			return nil, false, fmt.Errorf("%w; it was asked to stop and did not: %w", err, ctx.Err())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
@@ -108,16 +129,19 @@ func stopAgent(ctx context.Context, cfg *config.Config, running error) error {
 }
 
 // endConnections deletes the entries with our marks: their NAT has gone with
-// the rules.
-func endConnections(state nat.State, mask uint32) error {
-	ct, err := conntrack.Dial()
+// the rules. It returns how many there were.
+func endConnections(k *kernel, state nat.State, mask uint32) (int, error) {
+	ct, err := k.connections()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	defer ct.Close()
-	var errs []error
+	counts, err := ct.CountByMark(mask)
+	errs := []error{err}
+	ended := 0
 	for _, u := range state.Uplinks() {
-		errs = append(errs, ct.DeleteByMark(uint32(u.ID)*(mask&-mask), mask, conntrack.FamilyAny))
+		mark := uint32(u.ID) * (mask & -mask)
+		ended += counts[mark]
+		errs = append(errs, ct.DeleteByMark(mark, mask, conntrack.FamilyAny))
 	}
-	return errors.Join(errs...)
+	return ended, errors.Join(errs...)
 }

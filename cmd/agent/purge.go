@@ -18,5 +18,9 @@ func purge(c *call) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return agent.Purge(ctx, cfg)
+	done, err := agent.Purge(ctx, cfg)
+	for _, line := range done {
+		fmt.Fprintln(c.out, line)
+	}
+	return err
 }

@@ -87,9 +87,11 @@ func TestPurge(t *testing.T) {
 		name   string
 		before func(ctx context.Context, t *testing.T, h *house)
 		bare   bool // somebody else took our rules away: no traffic then, it would leak
+		says   []string
 	}{
-		{name: "never started", before: func(context.Context, *testing.T, *house) {}},
-		{name: "running", before: func(ctx context.Context, t *testing.T, h *house) { must(t, h.Run(ctx)) }},
+		{name: "never started", before: func(context.Context, *testing.T, *house) {}, says: []string{"nothing of multiroute was there"}},
+		{name: "running", before: func(ctx context.Context, t *testing.T, h *house) { must(t, h.Run(ctx)) },
+			says: []string{"the agent was stopped", "sysctls have the values", "table inet multiroute removed", "ended", "rules and"}},
 		{name: "stopped", before: func(ctx context.Context, t *testing.T, h *house) {
 			must(t, h.Run(ctx))
 			must(t, h.End(syscall.SIGTERM))
@@ -134,10 +136,15 @@ func TestPurge(t *testing.T) {
 			if !c.bare {
 				traffic = lab.StartChurn(ctx, h.Client(), 2, time.Millisecond, lab.To(netip.AddrPortFrom(lab.InternetAddress, 80)))
 			}
-			_, errOut, code, err := h.Command("purge")
+			out, errOut, code, err := h.Command("purge")
 			must(t, err)
 			if code != 0 {
 				t.Errorf("purge: exit %d: %s", code, errOut)
+			}
+			for _, says := range c.says {
+				if !strings.Contains(out, says) {
+					t.Errorf("purge does not say %q, but\n%s", says, out)
+				}
 			}
 			if traffic != nil {
 				traffic.Stop()
