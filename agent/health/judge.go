@@ -353,13 +353,14 @@ func (j *judge) assess(now time.Time) {
 		if j.present && j.good > 0 && j.good >= j.settings.UpAfter && !now.Before(j.hold.until) {
 			j.up(now)
 		}
-	case j.suspicion.spared():
+	case j.suspicion.on && !j.suspicion.excused: // up or down is the question
+		j.quality.calm = time.Time{}
 	case j.state == Up:
 		if why := j.quality.bad(j.targets.sum(j.second(now)), j.settings); why != "" {
 			j.state, j.reason, j.since = Degraded, why, now
 			j.quality.calm = time.Time{}
 		}
-	case !j.quality.good(j.targets.sum(j.second(now)), j.settings) || j.suspicion.on:
+	case !j.quality.good(j.targets.sum(j.second(now)), j.settings):
 		j.quality.calm = time.Time{}
 	case j.quality.calm.IsZero():
 		j.quality.calm = now
@@ -391,9 +392,7 @@ func (j *judge) up(now time.Time) {
 	j.good, j.returned, j.byProbes = 0, false, false
 	j.hold.up(now)
 	j.quality.calm = time.Time{}
-	for i := range j.targets.list {
-		j.targets.list[i].tally = tally{}
-	}
+	j.targets.forget()
 }
 
 func (j *judge) down(now time.Time) {

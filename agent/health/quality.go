@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	lossSeconds = 10 // the loss is that of so many seconds
-	lossProbes  = 10 // and is believed from so many probes on
+	lossSeconds = 10              // the loss is that of so many seconds
+	lossProbes  = 10              // and is believed from so many probes on,
+	lossTime    = 5 * time.Second // if they speak for so much of it
 	calmTime    = 10 * time.Second
 )
 
@@ -102,12 +103,20 @@ func (q *quality) learn(rtt time.Duration, slow bool) {
 // forget drops the round trip: it is learned anew.
 func (q *quality) forget() { q.rtt, q.jitter = 0, 0 }
 
+// forget drops the loss.
+func (t *targets) forget() {
+	for i := range t.list {
+		t.list[i].tally = tally{}
+	}
+}
+
 // bad returns why the leg is degraded, or "". The sum is that of its targets.
 func (q *quality) bad(sum second, s config.Health) string {
 	if s.DegradedLatency > 0 && q.rtt > s.DegradedLatency {
 		return fmt.Sprintf("answers take %v, and degraded_latency is %v", q.rtt.Round(time.Millisecond), s.DegradedLatency)
 	}
-	if s.DegradedLoss > 0 && sum.probes >= lossProbes && sum.loss() >= float64(s.DegradedLoss) {
+	enough := sum.probes >= lossProbes && sum.total >= lossTime
+	if s.DegradedLoss > 0 && enough && sum.loss() >= float64(s.DegradedLoss) {
 		return fmt.Sprintf("%.0f%% of the probes were lost in %d seconds", sum.loss(), lossSeconds)
 	}
 	return ""

@@ -78,8 +78,12 @@ func (j *judge) condemned() bool {
 	return j.suspicion.on && j.suspicion.failed >= j.settings.DownAfter
 }
 
-// spare keeps a condemned leg as it is, for a reason.
-func (j *judge) spare(reason string) { j.suspicion.excuse = reason }
+// spare keeps a condemned leg as it is, for a reason. What was lost is no loss
+// of the leg's.
+func (j *judge) spare(reason string) {
+	j.suspicion.excuse = reason
+	j.targets.forget()
+}
 
 // silence says in words what does not answer, and how long.
 func (j *judge) silence(now time.Time) string {

@@ -1,0 +1,106 @@
+package health
+
+import (
+	"testing"
+	"time"
+)
+
+// A single uplink stays, whatever its targets do.
+func TestSingleUplink(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	u := s.add("dsl", settings(3), steady(rtt).dead(10*time.Second, 5*time.Minute))
+	s.run(4 * time.Minute)
+	u.want(t, Up)
+	if v := u.verdict(s.now); !v.Suspect || v.Reason != "nothing answers, and there is no other uplink to take over" {
+		t.Errorf("%+v", v)
+	}
+	if s.probes > 20+3*(4*60*2+20) {
+		t.Errorf("%d probes", s.probes)
+	}
+	s.run(6 * time.Minute)
+	u.want(t, Up)
+	if v := u.verdict(s.now); v.Suspect || v.Reason != "" || v.Loss > 0 {
+		t.Errorf("%+v", v)
+	}
+}
+
+// Where all targets are dead on all uplinks it is their fault. When one uplink
+// has answers again, the other one is really dead.
+func TestAllTargetsDead(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(100) {
+		s := newSim(seed)
+		slow := 20*time.Millisecond + time.Duration(s.random.Int64N(int64(500*time.Millisecond)))
+		a := s.add("dsl", settings(3), steady(rtt).dead(20*time.Second, never))
+		b := s.add("lte", settings(3), steady(slow).dead(20*time.Second, time.Minute))
+		s.run(time.Minute)
+		a.want(t, Up)
+		b.want(t, Up)
+		for _, u := range s.legs {
+			if v := u.verdict(s.now); v.Reason != "no target answers on any uplink: taken for the targets' fault" {
+				t.Fatalf("%+v", v)
+			}
+		}
+		s.run(63 * time.Second)
+		a.want(t, Up, Down)
+		b.want(t, Up)
+	}
+}
+
+// The other families' legs are no witnesses, and an uplink that is probed
+// rarely is asked at once.
+func TestWitness(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(100) {
+		s := newSim(seed)
+		a := s.add("dsl", settings(3), steady(rtt).dead(20*time.Second, never))
+		s.add("lte", metered(3), steady(100*time.Millisecond))
+		s.run(30 * time.Second)
+		a.want(t, Up, Down)
+		if took := a.downs()[0] - 20*time.Second; took > 1350*time.Millisecond {
+			t.Fatalf("seed %d: down after %v", seed, took)
+		}
+	}
+	s := newSim(1)
+	a := s.add("dsl", settings(3), steady(rtt).dead(20*time.Second, never))
+	b := s.gone("lte", settings(3), steady(rtt))
+	b.leg.Family = 10
+	b.settings.Targets6 = b.settings.Targets
+	b.found(s.now)
+	b.start(s.now)
+	s.run(30 * time.Second)
+	a.want(t, Up)
+}
+
+// With nobody else to carry anything, nobody waits for a hold-down.
+func TestNoHoldDownWhenAlone(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	a := s.add("dsl", settings(3), steady(rtt).dead(20*time.Second, 40*time.Second))
+	b := s.add("lte", settings(3), steady(rtt))
+	s.run(40 * time.Second)
+	a.want(t, Up, Down)
+	b.lost(s.now, "no carrier on wwan0")
+	s.run(41 * time.Second)
+	a.want(t, Up, Down, Up)
+	b.found(s.now)
+	b.start(s.now)
+	s.run(45 * time.Second)
+	if b.state != Down {
+		t.Errorf("lte is back without a hold-down, though dsl is up")
+	}
+	a.lost(s.now, "no carrier on eth1")
+	s.run(46 * time.Second)
+	if b.state != Up {
+		t.Errorf("lte waits for its hold-down, though dsl is gone")
+	}
+	b.lost(s.now, "no carrier on wwan0")
+	a.net = steady(rtt).dead(0, never) // its targets never answered
+	a.found(s.now)
+	a.start(s.now)
+	s.group.settle(s.now)
+	if a.state != Up {
+		t.Errorf("the only link that is there is not used")
+	}
+}

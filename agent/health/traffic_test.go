@@ -1,0 +1,107 @@
+package health
+
+import (
+	"testing"
+	"time"
+)
+
+// While replies come in, lost probes are excused; the loss still shows.
+func TestRepliesExcuse(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(50) {
+		s := newSim(seed)
+		u := s.add("dsl", settings(3), steady(rtt).dead(10*time.Second, 30*time.Second))
+		u.traffic = flow(100, 100, never)
+		s.add("lte", settings(3), steady(rtt))
+		s.run(time.Minute)
+		u.want(t, Up, Degraded, Up)
+		if s.probes > 800 {
+			t.Fatalf("%d probes", s.probes)
+		}
+	}
+}
+
+// What comes in may be noise: it does not excuse for ever, and not at all if
+// nothing goes out or much more does.
+func TestNoiseDoesNotExcuse(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		traffic func(time.Duration) Counter
+		after   time.Duration
+	}{
+		{"both ways", flow(100, 100, never), 33 * time.Second},
+		{"only in", flow(0, 100, never), 1350 * time.Millisecond},
+		{"mostly out", flow(2000, 100, never), 1350 * time.Millisecond},
+		{"hardly any", flow(100, 4, never), 2500 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(50) {
+				s := newSim(seed)
+				u := s.add("dsl", settings(3), steady(rtt).dead(10*time.Second, never))
+				u.traffic = c.traffic
+				s.add("lte", settings(3), steady(rtt))
+				s.run(time.Minute)
+				if d := u.downs(); len(d) != 1 || d[0]-10*time.Second > c.after {
+					t.Fatalf("%v", u.states)
+				}
+			}
+		})
+	}
+}
+
+// Where the replies end while it is excused, it is down soon.
+func TestExcuseEnds(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(50) {
+		s := newSim(seed)
+		u := s.add("dsl", settings(3), steady(rtt).dead(10*time.Second, never))
+		u.traffic = flow(200, 200, 20*time.Second)
+		s.add("lte", settings(3), steady(rtt))
+		s.run(time.Minute)
+		if d := u.downs(); len(d) != 1 || d[0] < 20*time.Second || d[0] > 21500*time.Millisecond {
+			t.Fatalf("%v", u.states)
+		}
+	}
+}
+
+// One-way traffic is no reason for a storm of probes.
+func TestOneWayTraffic(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	u := s.add("dsl", settings(3), steady(rtt))
+	u.traffic = flow(1000, 0, never)
+	s.run(5 * time.Minute)
+	u.want(t, Up)
+	if s.probes > 5*60*2+50 {
+		t.Errorf("%d probes in 5 minutes", s.probes)
+	}
+	// Traffic that pauses again and again: a round for each false alarm, and not many.
+	s = newSim(1)
+	u = s.add("dsl", settings(3), steady(rtt))
+	u.traffic = func(at time.Duration) Counter {
+		in := uint64(at/(500*time.Millisecond)) * 10
+		return Counter{In: in, Out: uint64(at / (10 * time.Millisecond))}
+	}
+	s.run(5 * time.Minute)
+	u.want(t, Up)
+	if s.probes > 5*60*2+5*60/5*3+50 {
+		t.Errorf("%d probes in 5 minutes", s.probes)
+	}
+}
+
+func TestCountersStartAgain(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	u := s.add("dsl", settings(3), steady(rtt))
+	u.traffic = func(at time.Duration) Counter {
+		if at > 10*time.Second {
+			at -= 10 * time.Second
+		}
+		return flow(1000, 1000, never)(at)
+	}
+	s.add("lte", settings(3), steady(rtt))
+	s.run(20 * time.Second)
+	u.want(t, Up)
+}
