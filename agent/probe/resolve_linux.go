@@ -53,15 +53,23 @@ func (p *prober) dialDNS(ctx context.Context, network, address string) (net.Conn
 	if err != nil {
 		return nil, fmt.Errorf("resolv.conf: %w", err)
 	}
+	dial := func() (net.Conn, error) { return p.dial(ctx, network, to) }
 	if n := len(p.path.DNS); n > 0 {
 		to = netip.AddrPortFrom(p.path.DNS[int(p.server.Add(1)%uint32(n))], portDNS)
 	} else if to.Addr().IsLoopback() {
-		var c net.Conn
-		err = p.enter(func() (err error) {
-			c, err = (&net.Dialer{}).DialContext(ctx, network, address)
-			return err
-		})
-		return c, err
+		dial = func() (c net.Conn, err error) {
+			err = p.enter(func() error {
+				c, err = (&net.Dialer{}).DialContext(ctx, network, address)
+				return err
+			})
+			return c, err
+		}
 	}
-	return p.dial(ctx, network, to)
+	c, err := dial()
+	if err != nil {
+		return nil, err
+	}
+	// The resolver would wait for an answer although nobody wants it any more.
+	context.AfterFunc(ctx, func() { c.Close() })
+	return c, nil
 }
