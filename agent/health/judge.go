@@ -158,10 +158,11 @@ func earlier(a, b time.Time) time.Time {
 
 // tick judges what is due and appends to out what has to be sent now.
 func (j *judge) tick(now time.Time, out []probe) []probe {
-	if !j.probing() {
+	due := j.due()
+	if due.IsZero() || due.After(now) {
 		return out
 	}
-	j.late(now)
+	j.late(now.Sub(due))
 	for i := range j.flight.batches {
 		if b := &j.flight.batches[i]; !b.judged && !b.due.After(now) {
 			j.miss(now, b)
@@ -185,8 +186,7 @@ func (j *judge) tick(now time.Time, out []probe) []probe {
 // whole wait may have fallen into it proves nothing, others are given that
 // much more time, but only once, so that a machine that is always slow judges,
 // too.
-func (j *judge) late(now time.Time) {
-	over := now.Sub(j.due())
+func (j *judge) late(over time.Duration) {
 	if over <= max(20*time.Millisecond, j.settings.SuspectInterval/2) {
 		return
 	}
@@ -405,13 +405,18 @@ func (j *judge) down(now time.Time) {
 	j.next = now.Add(j.settings.Interval)
 }
 
+// why is the verdict's reason.
+func (j *judge) why() string {
+	if j.suspicion.spared() {
+		return j.suspicion.excuse
+	}
+	return j.reason
+}
+
 // verdict says what is known.
 func (j *judge) verdict(now time.Time) Verdict {
-	v := Verdict{State: j.state, Reason: j.reason, Since: j.since, RTT: j.quality.rtt, Jitter: j.quality.jitter, Loss: j.targets.sum(j.second(now)).loss(),
+	v := Verdict{State: j.state, Reason: j.why(), Since: j.since, RTT: j.quality.rtt, Jitter: j.quality.jitter, Loss: j.targets.sum(j.second(now)).loss(),
 		Suspect: j.suspicion.on, Probes: j.flight.sent, Answers: j.flight.answers, Ignored: j.ignored}
-	if j.suspicion.spared() {
-		v.Reason = j.suspicion.excuse
-	}
 	if j.state == Down && j.hold.until.After(now) {
 		v.Until = j.hold.until
 	}

@@ -30,7 +30,7 @@ type watch struct {
 	prober Prober
 	number uint64    // of the prober: results of an earlier one are nobody's
 	retry  time.Time // when to open the prober; zero: it is open, or not wanted
-	told   Verdict   // what was logged last
+	told   told
 }
 
 // forgetTime is how long a leg that is not watched any more is remembered.
@@ -78,7 +78,7 @@ func (m *Monitor) Watch(legs []Watched) {
 		m.group = append(m.group, w.judge)
 	}
 	m.group.settle(now)
-	m.tell(now)
+	m.tell()
 	m.inbox.poke()
 }
 
@@ -96,7 +96,7 @@ func (m *Monitor) watch(want Watched, now time.Time) {
 			w.recall(kept, now)
 			delete(m.memory, want.Leg)
 		}
-		w.told = w.verdict(now)
+		w.told = told{w.state, w.why(), false}
 		m.legs[want.Leg] = w
 	}
 	had := w.want.Path

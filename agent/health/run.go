@@ -85,7 +85,7 @@ func (m *Monitor) step(w *work, counters map[int]Counter) time.Time {
 		}
 	}
 	m.group.settle(now)
-	w.changed = m.tell(now)
+	w.changed = m.tell()
 	return m.due(now)
 }
 
@@ -101,19 +101,30 @@ func (m *Monitor) due(now time.Time) time.Time {
 	return earlier(due, m.meter.next)
 }
 
+// told is what the log was told of a leg.
+type told struct {
+	state   State
+	reason  string
+	suspect bool
+}
+
 // tell logs what changed, and reports whether a state or a reason did.
-func (m *Monitor) tell(now time.Time) bool {
+func (m *Monitor) tell() bool {
 	changed := false
 	for _, w := range m.order {
-		v := w.verdict(now)
-		if v.State != w.told.State || v.Reason != w.told.Reason {
+		is := told{w.state, w.why(), w.suspicion.on}
+		if is == w.told {
+			continue
+		}
+		if is.suspect != w.told.suspect {
+			m.options.Log.Debug("suspicion", "uplink", w.leg.Uplink, "family", familyName(w.leg), "suspect", is.suspect)
+		}
+		if is.state != w.told.state || is.reason != w.told.reason {
 			changed = true
-			m.options.Log.Info("uplink judged", "uplink", w.leg.Uplink, "family", familyName(w.leg), "state", v.State.String(), "was", w.told.State.String(), "reason", v.Reason)
+			m.options.Log.Info("uplink judged", "uplink", w.leg.Uplink, "family", familyName(w.leg),
+				"state", is.state.String(), "was", w.told.state.String(), "reason", is.reason)
 		}
-		if v.Suspect != w.told.Suspect {
-			m.options.Log.Debug("suspicion", "uplink", w.leg.Uplink, "family", familyName(w.leg), "suspect", v.Suspect)
-		}
-		w.told = v
+		w.told = is
 	}
 	return changed
 }

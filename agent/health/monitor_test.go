@@ -1,0 +1,318 @@
+package health
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"multiroute/agent/config"
+	"multiroute/routes"
+)
+
+// fakeProber answers after a round trip, by the clock of the bubble.
+type fakeProber struct {
+	report func(Result)
+	net    *fakeNet
+	closed bool
+}
+
+// fakeNet opens probers, and is what they probe.
+type fakeNet struct {
+	t *testing.T
+
+	mu      sync.Mutex
+	dead    map[string]bool
+	refuse  error // what Open returns
+	opened  int
+	probers map[Leg]*fakeProber
+	sent    int
+}
+
+func (n *fakeNet) open(l Leg, p Path, list []config.Target, report func(Result)) (Prober, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.opened++
+	if n.refuse != nil {
+		return nil, n.refuse
+	}
+	if len(list) == 0 || p.Mark == 0 {
+		n.t.Errorf("opened %v with %v, %v", l, p, list)
+	}
+	f := &fakeProber{report: report, net: n}
+	n.probers[l] = f
+	report(Result{Token: 1, RTT: rtt}) // nobody asked for that
+	return &namedProber{f, l}, nil
+}
+
+// namedProber knows its leg.
+type namedProber struct {
+	*fakeProber
+	leg Leg
+}
+
+func (p *namedProber) Send(_ int, token uint64, _ time.Duration) {
+	n := p.net
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sent++
+	if p.closed {
+		n.t.Errorf("%v: sent after it was closed", p.leg)
+	}
+	if !n.dead[p.leg.Uplink] {
+		time.AfterFunc(rtt, func() { p.report(Result{Token: token, RTT: rtt}) })
+	}
+}
+
+func (p *namedProber) Ignored() uint64 { return 1000 }
+
+func (p *namedProber) Close() {
+	p.net.mu.Lock()
+	defer p.net.mu.Unlock()
+	if p.closed {
+		p.net.t.Errorf("%v: closed twice", p.leg)
+	}
+	p.closed = true
+}
+
+func (n *fakeNet) kill(name string, dead bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dead[name] = dead
+}
+
+func newFakeNet(t *testing.T) *fakeNet {
+	return &fakeNet{t: t, dead: map[string]bool{}, probers: map[Leg]*fakeProber{}}
+}
+
+// running starts a Monitor; stop ends it and returns when it has ended.
+func running(t *testing.T, o Options) (m *Monitor, stop func()) {
+	t.Helper()
+	m = NewMonitor(o)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := m.Run(ctx); err != nil {
+			t.Errorf("Run returned %v", err)
+		}
+	}()
+	return m, func() { cancel(); <-done }
+}
+
+func leg(name string) Leg { return Leg{name, routes.IPv4} }
+
+func watched(name string, index int) Watched {
+	return Watched{Leg: leg(name), Settings: settings(3), Path: &Path{Interface: name, Index: index, Mark: 1, Source: netip.MustParseAddr("192.0.2.1")}}
+}
+
+func TestMonitor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		var changed atomic.Int32
+		var log bytes.Buffer
+		var m *Monitor
+		m, stop := running(t, Options{Open: n.open, Changed: func() { changed.Add(1); m.Verdicts() }, Rand: rand.New(rand.NewPCG(1, 1)).Float64,
+			Log: slog.New(slog.NewTextHandler(&log, nil))})
+		dsl, lte := watched("dsl", 1), watched("lte", 2)
+		m.Watch([]Watched{dsl, lte})
+		if v := m.Verdicts(); len(v) != 2 || v[leg("dsl")].State != Up || v[leg("lte")].State != Up {
+			t.Fatalf("at once: %+v", v)
+		}
+		time.Sleep(10 * time.Second) // of the bubble's clock
+		if v := m.Verdicts()[leg("dsl")]; v.RTT != rtt || v.Probes < 18 || v.Answers < v.Probes-1 || v.Ignored != 1001 {
+			t.Fatalf("%+v", v)
+		}
+		if changed.Load() > 0 {
+			t.Error("told of a change that Watch made")
+		}
+
+		n.kill("dsl", true)
+		time.Sleep(1400 * time.Millisecond)
+		v := m.Verdicts()[leg("dsl")]
+		if v.State != Down || v.Until.IsZero() || !strings.HasPrefix(v.Reason, "no answer from 192.0.2.1, 192.0.2.2, 192.0.2.3 for ") || changed.Load() != 1 {
+			t.Fatalf("%+v, changed %d times", v, changed.Load())
+		}
+		if !strings.Contains(log.String(), `msg="uplink judged" uplink=dsl family=ipv4 state=down was=up reason="no answer from`) {
+			t.Errorf("log:\n%s", log.String())
+		}
+		n.kill("dsl", false)
+		time.Sleep(15 * time.Second)
+		if v := m.Verdicts()[leg("dsl")]; v.State != Up || changed.Load() != 2 {
+			t.Fatalf("%+v, changed %d times", v, changed.Load())
+		}
+
+		// The link goes: at once, and nothing is sent any more.
+		lost := lte
+		lost.Path, lost.Gone = nil, "no carrier on lte"
+		m.Watch([]Watched{dsl, lost})
+		if v := m.Verdicts()[leg("lte")]; v.State != Down || v.Reason != "no carrier on lte" {
+			t.Fatalf("%+v", v)
+		}
+		time.Sleep(time.Second)
+		if !n.probers[leg("lte")].closed {
+			t.Error("its prober is still open")
+		}
+		m.Watch([]Watched{dsl}) // not wanted at all
+		if kept := m.Memories(); len(kept) != 2 || kept[leg("lte")].Flaps != 1 {
+			t.Errorf("%+v", kept)
+		}
+		m.Watch([]Watched{dsl, lte})
+		if v := m.Verdicts()[leg("lte")]; v.State != Down || v.Until.IsZero() {
+			t.Errorf("the hold-down is forgotten: %+v", v)
+		}
+		time.Sleep(30 * time.Second)
+		if v := m.Verdicts()[leg("lte")]; v.State != Up {
+			t.Errorf("%+v", v)
+		}
+		stop()
+		for l, p := range n.probers {
+			if !p.closed {
+				t.Errorf("%v: not closed", l)
+			}
+		}
+	})
+}
+
+// A prober is opened anew for another path or other targets, and only then.
+func TestMonitorReopens(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		m, stop := running(t, Options{Open: n.open})
+		defer stop()
+		dsl := watched("dsl", 1)
+		step := func(what string, want int) {
+			t.Helper()
+			m.Watch([]Watched{dsl})
+			time.Sleep(5 * time.Second)
+			if n.opened != want {
+				t.Errorf("%s: opened %d times, want %d", what, n.opened, want)
+			}
+			if v := m.Verdicts()[leg("dsl")]; v.State != Up {
+				t.Errorf("%s: %+v", what, v)
+			}
+		}
+		step("at first", 1)
+		same := *dsl.Path
+		dsl.Path = &same
+		step("the same", 1)
+		dsl.Settings.Interval = 300 * time.Millisecond
+		step("another interval", 1)
+		dsl.Path.DNS = append(dsl.Path.DNS, netip.MustParseAddr("192.0.2.53"))
+		step("another DNS server", 2)
+		dsl.Path.Source = netip.MustParseAddr("192.0.2.77")
+		step("another address", 3)
+		dsl.Settings = settings(2)
+		step("other targets", 4)
+		dsl.Settings = settings(0)
+		step("no targets", 4)
+		if sent := n.sent; sent == 0 {
+			t.Error("nothing was ever sent")
+		} else if time.Sleep(5 * time.Second); n.sent != sent {
+			t.Error("it still probes")
+		}
+	})
+}
+
+// Nothing is said against an uplink that cannot be probed; it is tried again.
+func TestMonitorCannotOpen(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		n.refuse = errors.New("operation not permitted")
+		n.kill("dsl", true)
+		var log bytes.Buffer
+		m, stop := running(t, Options{Open: n.open, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		defer stop()
+		m.Watch([]Watched{watched("dsl", 1)})
+		time.Sleep(5 * time.Second)
+		if v := m.Verdicts()[leg("dsl")]; v.State != Up || n.opened < 3 || n.opened > 6 || !strings.Contains(log.String(), "operation not permitted") {
+			t.Fatalf("%+v, tried %d times, log:\n%s", v, n.opened, log.String())
+		}
+		n.mu.Lock()
+		n.refuse = nil
+		n.mu.Unlock()
+		time.Sleep(2 * time.Second)
+		if n.sent == 0 {
+			t.Error("not probed")
+		}
+	})
+}
+
+// The probes' own packets are no traffic: they neither excuse nor alarm.
+func TestMonitorCounters(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		start := time.Now()
+		var reads atomic.Int32
+		var fail atomic.Bool
+		counters := func() (map[int]Counter, error) {
+			reads.Add(1)
+			if fail.Load() {
+				return nil, errors.New("no buffer space")
+			}
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			one := flow(50, 0, 0)(time.Since(start)) // a stream that gets no replies
+			answers := one
+			answers.In += uint64(n.sent)
+			answers.Out += uint64(n.sent)
+			return map[int]Counter{1: answers}, nil
+		}
+		m, stop := running(t, Options{Open: n.open, Counters: counters})
+		defer stop()
+		dsl := watched("dsl", 1)
+		dsl.Traffic = 1
+		m.Watch([]Watched{dsl})
+		time.Sleep(time.Minute)
+		if r := reads.Load(); r < 590 || r > 610 {
+			t.Errorf("counters read %d times a minute", r)
+		}
+		if n.sent > 140 {
+			t.Errorf("%d probes: the stream is taken for more than it is", n.sent)
+		}
+		fail.Store(true)
+		reads.Store(0)
+		time.Sleep(time.Minute)
+		if r := reads.Load(); r > 7 {
+			t.Errorf("counters that cannot be read were read %d times a minute", r)
+		}
+	})
+}
+
+func TestMonitorMemory(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		kept := map[Leg]Memory{
+			leg("dsl"): {State: Down, Reason: "no answer", Since: now.Add(-time.Minute), Until: now.Add(time.Minute), Flaps: 3, Decayed: now},
+			leg("old"): {State: Up, Since: now.Add(-2 * time.Hour)},
+		}
+		n := newFakeNet(t)
+		m, stop := running(t, Options{Open: n.open, Memory: kept})
+		defer stop()
+		m.Watch([]Watched{watched("dsl", 1), watched("lte", 2)})
+		time.Sleep(59 * time.Second)
+		if v := m.Verdicts(); v[leg("dsl")].State != Down || v[leg("lte")].State != Up {
+			t.Errorf("%+v", v)
+		}
+		time.Sleep(2 * time.Second)
+		if v := m.Verdicts(); v[leg("dsl")].State != Up {
+			t.Errorf("%+v", v)
+		}
+		if all := m.Memories(); len(all) != 2 {
+			t.Errorf("%+v", all)
+		}
+	})
+}
