@@ -123,16 +123,12 @@ func (m Match) String() string {
 	switch {
 	case m.Op == IsNot:
 		b.WriteString(" !=")
+	case m.Op == NoBit:
+		b.WriteString(" !")
 	case m.Op == AnyBit && m.Field == ConnStatus: // "ct status snat" means "has the bit"; so it does for states
 	}
 	switch {
-	case m.Op == NoBit:
-		texts := make([]string, len(m.Values))
-		for i, v := range m.Values {
-			texts[i] = v.Text
-		}
-		fmt.Fprintf(&b, " & (%s) == 0x0", strings.Join(texts, " | "))
-	case m.Op == AnyBit:
+	case m.Op == AnyBit || m.Op == NoBit:
 		texts := make([]string, len(m.Values))
 		for i, v := range m.Values {
 			texts[i] = v.Text

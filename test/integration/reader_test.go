@@ -365,6 +365,9 @@ func statement(x map[string]any) string {
 			if list, ok := m["right"].([]any); ok { // bits
 				right = expressions(list, ",")
 			}
+			if m["op"] == "!" { // none of them
+				right = "! " + right
+			}
 			if a, length, ok := strings.Cut(right, "/"); ok && strings.HasSuffix(expression(m["left"]), " mark") { // nft takes a mask for a prefix
 				n, _ := strconv.Atoi(length)
 				right = fmt.Sprintf("& %d %s", uint32(0xffffffff)<<(32-n), a)
@@ -376,6 +379,8 @@ func statement(x map[string]any) string {
 			return expression(m["key"]) + " set " + expression(m["value"])
 		case "goto", "jump":
 			return kind + " " + expression(m["target"])
+		case "reject":
+			return "reject with " + expression(m["type"])
 		case "snat", "dnat":
 			return fmt.Sprintf("%s %s to %s", kind, m["family"], expression(m["addr"]))
 		}
