@@ -18,9 +18,10 @@ import (
 // UDPReport says how a stream of UDP requests fared.
 type UDPReport struct {
 	Sent, Received int
-	Sources        map[netip.AddrPort]int // addresses the server saw, and requests from each
-	Outage         time.Duration          // longest time between the sending of two requests that were answered, less the interval
-	Gap            time.Duration          // longest time in which no request was answered: from the first one lost to the next one answered; 0: none lost
+	Sources        map[netip.AddrPort]int   // addresses the server saw, and requests from each
+	Outage         time.Duration            // longest time between the sending of two requests that were answered, less the interval
+	Gap            time.Duration            // longest time in which no request was answered: from the first one lost to the next one answered; 0: none lost
+	Last           map[netip.Addr]time.Time // when the last request was sent that came from this address
 }
 
 // Lost is how many requests had no answer.
@@ -45,6 +46,7 @@ type UDPStream struct {
 	sent     []time.Time // by sequence number
 	answered []bool
 	sources  map[netip.AddrPort]int
+	last     map[netip.Addr]time.Time
 }
 
 // StartUDP sends a request each interval (default 1ms) from ns until Stop is called or ctx ends. The target's port is PortEcho by default.
@@ -54,7 +56,7 @@ func StartUDP(ctx context.Context, ns *NS, s Socket, to netip.AddrPort, interval
 		return nil, fmt.Errorf("starting a UDP stream: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	u := &UDPStream{cancel: cancel, conn: conn, interval: orMillisecond(interval), sources: map[netip.AddrPort]int{}}
+	u := &UDPStream{cancel: cancel, conn: conn, interval: orMillisecond(interval), sources: map[netip.AddrPort]int{}, last: map[netip.Addr]time.Time{}}
 	u.wait.Go(func() {
 		defer func() { _ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)) }() // for the last answers
 		pace(ctx, u.interval, u.send)
@@ -97,6 +99,9 @@ func (u *UDPStream) receive() {
 		if st.sequence < uint64(len(u.answered)) && !u.answered[st.sequence] {
 			u.answered[st.sequence] = true
 			u.sources[from]++
+			if at := u.sent[st.sequence]; at.After(u.last[from.Addr()]) {
+				u.last[from.Addr()] = at
+			}
 		}
 		u.mu.Unlock()
 	}
@@ -106,7 +111,7 @@ func (u *UDPStream) receive() {
 func (u *UDPStream) Report() UDPReport {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	r := UDPReport{Sent: len(u.sent), Sources: maps.Clone(u.sources)}
+	r := UDPReport{Sent: len(u.sent), Sources: maps.Clone(u.sources), Last: maps.Clone(u.last)}
 	if len(u.sent) == 0 {
 		return r
 	}

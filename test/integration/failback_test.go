@@ -1,0 +1,157 @@
+//go:build linux
+
+package integration
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"multiroute/agent/api"
+	"multiroute/test/lab"
+	"multiroute/test/rig"
+)
+
+// Tiers, and how connections come back to the better one; uplinks that are
+// taken out by hand.
+
+// nowFrom says whether a stream's newest answers come from an address.
+func nowFrom(s *lab.UDPStream, a netip.Addr) bool {
+	r := s.Report()
+	for other, at := range r.Last {
+		if other != a && at.After(r.Last[a]) {
+			return false
+		}
+	}
+	return !r.Last[a].IsZero()
+}
+
+// TestFailback: the better tier dies and returns (fault 44).
+func TestFailback(t *testing.T) {
+	for _, failback := range []string{"new", "all"} {
+		t.Run(failback, func(t *testing.T) {
+			ctx := deadline(t, time.Minute)
+			h := newHouse(t, lab.NewRouter, lab.Options{Uplinks: 3})
+			better, worse, never := h.Uplinks[0], h.Uplinks[1], h.Uplinks[2]
+			h.start(ctx, rig.Probing(h.Topology, nil, "[health]\nhold_down = \"1s\"\n", tiers(failback, better, worse, never)))
+			h.carry(ctx, []*lab.Uplink{better}, 2*time.Second)
+			var streams []*lab.UDPStream
+			for i := range 6 {
+				s, err := lab.StartUDP(ctx, h.Client(), lab.Socket{}, internet(i%2 == 1), 2*time.Millisecond)
+				must(t, err)
+				streams = append(streams, s)
+			}
+			all := func(u *lab.Uplink) func() bool {
+				return func() bool {
+					return !slices.ContainsFunc(streams, func(s *lab.UDPStream) bool {
+						return !nowFrom(s, u.Address.Addr()) && !nowFrom(s, u.Address6.Addr())
+					})
+				}
+			}
+			h.until(2*time.Second, "all streams are on the better tier", all(better))
+			must(t, better.Provider.Blackhole(true))
+			h.until(4*time.Second, "all streams are on the other tier", all(worse))
+			conns := []*lab.Conn{h.connectionOn(ctx, worse, false), h.connectionOn(ctx, worse, true)}
+			must(t, better.Provider.Blackhole(false))
+			h.carry(ctx, []*lab.Uplink{better}, 15*time.Second)
+			begin := time.Now()
+			h.spread(ctx, "the better tier is back", []*lab.Uplink{better}, []*lab.Uplink{better})
+			if failback == "all" {
+				h.until(3*time.Second, "all streams are back on the better tier", all(better))
+				var latest time.Time
+				for _, s := range streams {
+					for a, at := range s.Report().Last {
+						if (a == worse.Address.Addr() || a == worse.Address6.Addr()) && at.After(latest) {
+							latest = at
+						}
+					}
+				}
+				t.Logf("failback: nothing was left on the lower tier %.1f ms after the routes had changed", ms(latest.Sub(begin)))
+				if latest.Sub(begin) > 2*time.Second {
+					t.Errorf("the lower tier had something for %v", latest.Sub(begin))
+				}
+				for _, s := range streams {
+					t.Logf("stream: %v", s.Stop())
+				}
+				return
+			}
+			passes(ctx, time.Second)
+			if !all(worse)() {
+				t.Error("a stream has left the lower tier")
+			}
+			for _, c := range conns {
+				must(t, c.Ping(time.Second))
+			}
+			for _, s := range streams {
+				s.Stop()
+			}
+			h.unchanged()
+		})
+	}
+}
+
+// TestDisable: an uplink is taken out for maintenance and put back; nothing is
+// lost that can move.
+func TestDisable(t *testing.T) {
+	for name, topology := range topologies {
+		t.Run(name, func(t *testing.T) {
+			ctx := deadline(t, time.Minute)
+			h := newHouse(t, topology, lab.Options{Uplinks: 3})
+			h.start(ctx, rig.Probing(h.Topology, nil))
+			h.allUp(ctx, 5*time.Second)
+			u := h.Uplinks[1]
+			b := h.bystanders(ctx, h.others(u)...)
+			stream := h.udpOn(ctx, u, false)
+			h.do("uplink", "disable", u.Name)
+			h.becomes(ctx, u, api.Disabled, time.Second)
+			h.carry(ctx, h.others(u), time.Second)
+			h.until(2*time.Second, "the stream has moved", func() bool { return !nowFrom(stream, u.Address.Addr()) })
+			r := stream.Stop()
+			t.Logf("taken out: gap %.1f ms, lost %d of %d", ms(r.Gap), r.Lost(), r.Sent)
+			if r.Gap > 300*time.Millisecond {
+				t.Errorf("taken out by hand: a gap of %v", r.Gap)
+			}
+			h.spread(ctx, "disabled", h.others(u), h.others(u))
+			h.do("uplink", "enable", u.Name)
+			h.carry(ctx, h.Uplinks, 2*time.Second)
+			h.spread(ctx, "enabled", h.Uplinks, h.Uplinks)
+			h.do("uplink", "disable", u.Name, "--for", "1s")
+			h.becomes(ctx, u, api.Disabled, time.Second)
+			h.carry(ctx, h.Uplinks, 4*time.Second)
+			h.spread(ctx, "the time is over", h.Uplinks, h.Uplinks)
+			b.check()
+			h.unchanged()
+		})
+	}
+}
+
+// do runs a command of the agent.
+func (h *house) do(args ...string) {
+	h.t.Helper()
+	out, errOut, code, err := h.Exec(h.Program, append(args, "--config", h.ConfigPath())...)
+	if err != nil || code != 0 {
+		h.t.Fatal(args, code, out, errOut, err)
+	}
+}
+
+// TestLastOne: with everything else down or disabled, the last uplink is used
+// even if it is degraded.
+func TestLastOne(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	h.start(ctx, rig.Probing(h.Topology, nil, quickReturn))
+	h.allUp(ctx, 5*time.Second)
+	bad, good := h.Uplinks[0], h.Uplinks[1]
+	must(t, bad.Provider.Break(lab.Fault{Percent: 45, Way: lab.ToCustomer, Far: lab.Targets[0]}, lab.Fault{Percent: 45, Way: lab.ToCustomer, Far: lab.Targets[1]},
+		lab.Fault{Percent: 45, Way: lab.ToCustomer, Far: lab.Targets[2]}, lab.Fault{Percent: 45, Way: lab.ToCustomer, Far: lab.Targets6[0]},
+		lab.Fault{Percent: 45, Way: lab.ToCustomer, Far: lab.Targets6[1]}))
+	h.becomes(ctx, bad, api.Degraded, 20*time.Second)
+	h.carry(ctx, []*lab.Uplink{good}, 10*time.Second)
+	h.spread(ctx, "one is degraded", []*lab.Uplink{good}, []*lab.Uplink{good})
+	must(t, good.Carrier(false))
+	h.carry(ctx, []*lab.Uplink{bad}, 2*time.Second)
+	h.spread(ctx, "the degraded one is the last", []*lab.Uplink{bad}, []*lab.Uplink{bad})
+	must(t, good.Carrier(true))
+	h.carry(ctx, []*lab.Uplink{good}, 10*time.Second)
+}

@@ -1,0 +1,295 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"multiroute/agent/api"
+	"multiroute/test/lab"
+	"multiroute/test/rig"
+)
+
+// An uplink dies while it is in use: what its clients see of it, and that those
+// on the other uplinks see nothing.
+
+// TestCarrierLoss: the cable of an uplink with a NIC of its own is pulled, with
+// the agent well, stopped and dead.
+func TestCarrierLoss(t *testing.T) {
+	ctx := deadline(t, 2*time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{Uplinks: 3})
+	h.start(ctx, rig.Probing(h.Topology, nil, quickReturn))
+	h.allUp(ctx, 5*time.Second)
+	u := h.Uplinks[1]
+	b := h.bystanders(ctx, h.others(u)...)
+	nothing := func() error { return nil }
+	for _, c := range []struct {
+		agent         string
+		before, after func() error
+	}{
+		{"running", nothing, nothing},
+		{"stopped", func() error { return h.Signal(syscall.SIGSTOP) }, func() error { return h.Signal(syscall.SIGCONT) }},
+		{"dead", func() error { return h.End(syscall.SIGKILL) }, func() error { return h.Run(ctx) }},
+	} {
+		var all []gaps
+		for i := range 3 {
+			must(t, c.before())
+			what := "carrier loss, agent " + c.agent
+			all = append(all, h.dies(ctx, what, u, i == 1, func() error { return u.Carrier(false) }))
+			must(t, c.after())
+			h.becomes(ctx, u, api.Down, 5*time.Second)
+			must(t, u.Carrier(true))
+			h.carry(ctx, h.Uplinks, 10*time.Second)
+		}
+		within(t, "carrier loss, agent "+c.agent, 50*time.Millisecond, all...)
+	}
+	b.check()
+	h.unchanged()
+}
+
+// TestProviderDies: nothing answers behind a gateway that does.
+func TestProviderDies(t *testing.T) {
+	for name, topology := range topologies {
+		for _, c := range []struct {
+			profile string
+			limit   time.Duration
+		}{{"normal", 3 * time.Second}, {"fast", 1500 * time.Millisecond}} {
+			t.Run(name+", "+c.profile, func(t *testing.T) {
+				ctx := deadline(t, 2*time.Minute)
+				h := newHouse(t, topology, lab.Options{Uplinks: 3})
+				h.start(ctx, rig.Probing(h.Topology, nil, fmt.Sprintf("[health]\nprofile = %q\nhold_down = \"0s\"\n", c.profile)))
+				h.allUp(ctx, 5*time.Second)
+				u := h.Uplinks[1]
+				b := h.bystanders(ctx, h.others(u)...)
+				var all []gaps
+				for i := range 3 {
+					passes(ctx, time.Duration(i)*170*time.Millisecond) // another moment between two probes
+					all = append(all, h.dies(ctx, "provider dead", u, i == 1, func() error { return u.Provider.Blackhole(true) }))
+					h.becomes(ctx, u, api.Down, 5*time.Second)
+					h.spread(ctx, "provider dead", h.others(u), h.others(u))
+					must(t, u.Provider.Blackhole(false))
+					h.carry(ctx, h.Uplinks, 10*time.Second)
+				}
+				within(t, "provider dead", c.limit, all...)
+				b.check()
+				h.unchanged()
+			})
+		}
+	}
+}
+
+// TestConnectionsOfADeadUplink: TCP connections are reset rather than left to
+// hang.
+func TestConnectionsOfADeadUplink(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	h.start(ctx, rig.Probing(h.Topology, nil, quickReturn))
+	h.allUp(ctx, 5*time.Second)
+	u := h.Uplinks[0]
+	var conns []*lab.Conn
+	for range 10 {
+		conns = append(conns, h.connectionOn(ctx, u, false), h.connectionOn(ctx, u, true))
+	}
+	defer func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	must(t, u.Provider.Blackhole(true))
+	begin := time.Now()
+	ended := make(chan error, len(conns))
+	for _, c := range conns {
+		go func() {
+			for {
+				if err := c.Ping(15 * time.Second); err != nil {
+					ended <- err
+					return
+				}
+				time.Sleep(20 * time.Millisecond) // its next request
+			}
+		}()
+	}
+	for range conns {
+		if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("a connection of the dead uplink ended with %v after %v", err, time.Since(begin))
+		}
+	}
+	took := time.Since(begin)
+	t.Logf("the last of %d connections was reset after %v", len(conns), took)
+	if took > 8*time.Second { // the clients' own retransmissions, which are farther apart each time
+		t.Errorf("the last connection was reset after %v", took)
+	}
+}
+
+// TestSharedNIC: one of the uplinks on a NIC goes, or the NIC; another NIC has
+// the uplink that is left.
+func TestSharedNIC(t *testing.T) {
+	ctx := deadline(t, 2*time.Minute)
+	h := newHouse(t, lab.NewSingleNIC, lab.Options{Apart: true})
+	h.start(ctx, rig.Probing(h.Topology, nil, quickReturn))
+	h.allUp(ctx, 5*time.Second)
+	router, u, apart := h.Topology.Router, h.Uplinks[1], h.Uplinks[2]
+	// The last IPv6 address of a device that goes takes masquerade's sources with it.
+	const limit = 500 * time.Millisecond
+	for _, c := range []struct {
+		name       string
+		safe       []*lab.Uplink
+		v6         []bool
+		gone, back func() error
+	}{
+		{"IPv4 address", h.others(u), []bool{false}, func() error { return router.DelAddr(u.Interface, u.Address) }, func() error { return router.AddAddr(u.Interface, u.Address) }},
+		{"IPv6 address", h.others(u), []bool{true}, func() error { return router.DelAddr(u.Interface, u.Address6) }, func() error { return router.AddAddr(u.Interface, u.Address6) }},
+		{"gateway FAILED", h.others(u), []bool{false, true}, func() error { return errors.Join(u.Vanish(true), h.neighbourFails(u)) }, func() error { return u.Vanish(false) }},
+		{"carrier", []*lab.Uplink{apart}, []bool{false, true}, func() error { return u.Carrier(false) }, func() error { return u.Carrier(true) }},
+	} {
+		b := h.bystanders(ctx, c.safe...)
+		var all []gaps
+		for range 2 {
+			for _, v6 := range c.v6 {
+				all = append(all, h.dies(ctx, c.name, u, v6, c.gone))
+				must(t, c.back())
+				h.carry(ctx, h.Uplinks, 15*time.Second)
+			}
+		}
+		within(t, c.name, limit, all...)
+		b.check()
+	}
+	h.unchanged()
+}
+
+// neighbourFails makes the kernel find out now that a gateway does not answer:
+// it asks three times, a second apart, before it says so by itself.
+func (h *house) neighbourFails(u *lab.Uplink) error {
+	handle := h.Topology.Router.Handle()
+	link, err := h.Topology.Router.Link(u.Interface)
+	if err != nil {
+		return err
+	}
+	for _, gateway := range []netip.Addr{u.Gateway, u.Gateway6} {
+		family := netlink.FAMILY_V4
+		if gateway.Is6() {
+			family = netlink.FAMILY_V6
+		}
+		n := &netlink.Neigh{LinkIndex: link.Attrs().Index, Family: family, IP: gateway.AsSlice(), State: netlink.NUD_FAILED}
+		if err := handle.NeighSet(n); err != nil {
+			return fmt.Errorf("setting neighbour %s to FAILED: %w", gateway, err)
+		}
+	}
+	return nil
+}
+
+// carry waits until exactly these uplinks carry new connections of both
+// families, and the status says that they are up.
+func (h *house) carry(ctx context.Context, uplinks []*lab.Uplink, limit time.Duration) {
+	h.t.Helper()
+	want := names(uplinks)
+	var have4, have6 []string
+	h.until(limit, fmt.Sprintf("exactly %v carry new connections", want), func() bool {
+		s, err := h.Status(ctx)
+		if err != nil {
+			return false
+		}
+		var err4, err6 error
+		have4, err4 = h.carriers(s, netlink.FAMILY_V4)
+		have6, err6 = h.carriers(s, netlink.FAMILY_V6)
+		return err4 == nil && err6 == nil && slices.Equal(have4, want) && slices.Equal(have6, want)
+	})
+	if h.t.Failed() {
+		h.t.Logf("IPv4 by %v, IPv6 by %v", have4, have6)
+	}
+}
+
+// TestAllDie: what answers nowhere is taken for the targets' fault, until one
+// uplink answers again: then that one carries everything.
+func TestAllDie(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	h.start(ctx, rig.Probing(h.Topology, nil, quickReturn))
+	h.allUp(ctx, 5*time.Second)
+	one, two := h.Uplinks[0], h.Uplinks[1]
+	x := h.history(ctx)
+	stream := h.udpOn(ctx, two, false)
+	must(t, errors.Join(one.Provider.Blackhole(true), two.Provider.Blackhole(true)))
+	passes(ctx, 3*time.Second)
+	for _, c := range x.so() {
+		if c.state == api.Down {
+			t.Errorf("nothing answers anywhere: %v", c)
+		}
+	}
+	must(t, one.Provider.Blackhole(false))
+	begin := time.Now()
+	h.becomes(ctx, two, api.Down, 5*time.Second)
+	h.until(3*time.Second, "the stream moves to the uplink that returned", func() bool {
+		return slices.Contains(stream.Report().Addresses(), one.Address.Addr())
+	})
+	t.Logf("one of two dead uplinks returned: the other's stream is well after %.0f ms", ms(time.Since(begin)))
+	must(t, two.Provider.Blackhole(false))
+	h.carry(ctx, h.Uplinks, 10*time.Second)
+	t.Logf("history: %v; stream: %v", x.stop(), stream.Stop())
+	h.spread(ctx, "all are back", h.Uplinks, h.Uplinks)
+	h.unchanged()
+}
+
+// TestAllCablesOut: all uplinks lose their carrier; the first that returns is
+// used within a second, whatever its hold-down.
+func TestAllCablesOut(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	h.start(ctx, rig.Probing(h.Topology, nil))
+	h.allUp(ctx, 5*time.Second)
+	one, two := h.Uplinks[0], h.Uplinks[1]
+	must(t, errors.Join(one.Carrier(false), two.Carrier(false)))
+	h.becomes(ctx, one, api.Down, 2*time.Second)
+	h.becomes(ctx, two, api.Down, 2*time.Second)
+	passes(ctx, 500*time.Millisecond)
+	must(t, two.Carrier(true))
+	begin := time.Now()
+	dials := lab.StartDials(ctx, h.Client(), 10*time.Millisecond, 100*time.Millisecond, lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)))
+	h.until(3*time.Second, "new connections work", func() bool { r := dials.Report(); return r.Dials-r.Failed > 0 })
+	took := time.Since(begin)
+	dials.Stop()
+	t.Logf("the first cable is back: new connections work after %.0f ms", ms(took))
+	if took > 2*time.Second {
+		t.Errorf("new connections work after %v", took)
+	}
+	h.becomes(ctx, two, api.Up, time.Second)
+	must(t, one.Carrier(true))
+	h.spread(ctx, "one is held down", []*lab.Uplink{two}, []*lab.Uplink{two})
+}
+
+// TestGatewayExchanged: another machine has the gateway's address now and tells
+// nobody (fault 31). The kernel finds it, and so does all that knows its MAC
+// address.
+func TestGatewayExchanged(t *testing.T) {
+	ctx := deadline(t, 2*time.Minute)
+	h := newHouse(t, lab.NewSingleNIC, lab.Options{})
+	u := h.Uplinks[1]
+	// The kernel takes half a minute until it doubts a neighbour: here a second.
+	for _, family := range []string{"ipv4", "ipv6"} {
+		for key, value := range map[string]string{"base_reachable_time_ms": "1000", "delay_first_probe_time": "1", "retrans_time_ms": "200"} {
+			must(t, h.Topology.Router.Sysctl("net/"+family+"/neigh/"+u.Interface+"/"+key, value))
+		}
+	}
+	h.start(ctx, rig.Probing(h.Topology, nil, quickReturn))
+	h.allUp(ctx, 5*time.Second)
+	b := h.bystanders(ctx, h.others(u)...)
+	must(t, u.Exchange([]byte{2, 0, 0, 0, 0, 0x31}))
+	x := h.history(ctx)
+	h.until(15*time.Second, "all carry new connections", func() bool {
+		s, err := h.Status(ctx)
+		return err == nil && !strings.Contains(states(s), "down") && len(h.trySpread(ctx, h.Uplinks, h.Uplinks)) == 0
+	})
+	t.Logf("history: %v", x.stop())
+	b.check()
+	h.unchanged()
+}
