@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -72,5 +73,23 @@ func TestReset(t *testing.T) {
 				t.Logf("%s: after %.1f ms", c.RemoteAddr(), ms(time.Since(begin)))
 			}
 		})
+	}
+}
+
+// TestInvalidStays: what conntrack calls invalid does not leave; nor is it
+// answered, because it may be a stray of a connection that is well.
+func TestInvalidStays(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	must(t, h.Topology.Router.Sysctl("net/netfilter/nf_conntrack_tcp_loose", "0")) // the middle of an unknown connection is invalid
+	h.start(ctx, rig.Config(h.Topology, nil))
+	gone := h.Uplinks[1]
+	lost := []*lab.Conn{h.connectionOn(ctx, gone, false), h.connectionOn(ctx, gone, true)}
+	table := fmt.Sprintf("[uplink.%s]\n", gone.Name)
+	must(t, h.Reconfigure(ctx, strings.Replace(rig.Config(h.Topology, nil), table, table+"enabled = false\n", 1)))
+	for _, c := range lost {
+		if err := c.Ping(300 * time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a connection to %s that the router does not know: %v, wanted no answer", c.RemoteAddr(), err)
+		}
 	}
 }
