@@ -3,6 +3,7 @@ package probe
 import (
 	"crypto/rand"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"testing"
@@ -132,4 +133,30 @@ func processor(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// What a gateway said before it was asked answers nothing.
+func TestEarlyGateway(t *testing.T) {
+	t.Parallel()
+	gateway, now := netip.MustParseAddr("fe80::1"), time.Now()
+	var results []health.Result
+	p := &prober{
+		leg:    health.Leg{Family: routes.IPv6},
+		path:   health.Path{Gateway: gateway, Index: fuzzIndex},
+		ctx:    t.Context(),
+		result: func(r health.Result) { results = append(results, r) },
+	}
+	p.outstanding.add(sent{target: &target{Target: gatewayTarget}, token: 9, at: now, timeout: time.Second})
+	for _, after := range []time.Duration{-time.Millisecond, 2 * time.Second, time.Millisecond, time.Millisecond} {
+		p.heardGateway(message{
+			data:  append([]byte{neighbourReply6, 0, 0, 0, 0xe0, 0, 0, 0}, gateway.AsSlice()...),
+			to:    netip.MustParseAddr("fe80::2"),
+			index: fuzzIndex,
+			hops:  hopsND,
+			at:    now.Add(after),
+		})
+	}
+	if len(results) != 1 || results[0] != (health.Result{Token: 9, RTT: time.Millisecond}) || p.Ignored() != 3 {
+		t.Errorf("results %v, %d ignored; want one, 3 ignored", results, p.Ignored())
+	}
 }
