@@ -104,6 +104,7 @@ type daemon struct {
 	applied bool        // plan and ruleset were once written or found in the kernel
 	ready   bool
 	states  map[string]uplinkState
+	swept   []ownAddress // the router's addresses when connections were last looked through for others
 
 	disabled   disabled
 	memoryFile string // where the next agent finds what it should know; "": nowhere
@@ -140,21 +141,15 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer listener.Close()
 
-	k, err := routes.Open()
+	k, err := openKernel()
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	t, err := nat.Open()
+	ct, err := k.connections()
 	if err != nil {
 		return err
 	}
-	defer t.Close()
-	ct, err := conntrack.Dial()
-	if err != nil {
-		return err
-	}
-	defer ct.Close()
 	counter, err := conntrack.Dial()
 	if err != nil {
 		return err
@@ -163,7 +158,7 @@ func Run(ctx context.Context, o Options) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d := newDaemon(o, k, t, ct, sysctlStore(cfg))
+	d := newDaemon(o, k.router, k.table, ct, sysctlStore(cfg))
 	d.counter = counter
 	d.stop = cancel
 	counters, err := routes.OpenCounters()
@@ -171,7 +166,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer counters.Close()
-	monitor, err := d.watch(filepath.Join(filepath.Dir(cfg.API.Socket), "health.json"), counters)
+	monitor, err := d.watch(memoryFile(cfg), counters)
 	if err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func (h *handler) Reload(ctx context.Context) (result api.ReloadResult, err erro
 func (h *handler) Plan(ctx context.Context) (text string, err error) {
 	if asked := h.ask(ctx, func() {
 		var p preview
-		if p, err = look(h.d.Config, h.d.router, h.d.table, h.d.sysctl, h.d.ids); err == nil {
+		if p, err = look(h.d.Config, h.d.router, h.d.table, h.d.sysctl, plan.Input{IDs: h.d.ids, Health: h.d.monitor.Verdicts(), Disabled: h.d.disabled.reasons()}); err == nil {
 			text = p.commands()
 		}
 	}); asked != nil {

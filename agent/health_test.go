@@ -158,7 +158,9 @@ func TestTakenOut(t *testing.T) {
 func TestTakenOutRefused(t *testing.T) {
 	t.Parallel()
 	r, _ := treated(t, twoUplinks)
-	r.k.failWith = func(call string) bool { return strings.Contains(call, "replace default via 198.51.100.1 dev eth2 table 20003") }
+	r.k.failWith = func(call string) bool {
+		return strings.Contains(call, "replace default via 198.51.100.1 dev eth2 table 20003")
+	}
 	if err := r.setUplink("a", false, 0); !errors.Is(err, errKernel) {
 		t.Errorf("no error: %v", err)
 	}

@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"path/filepath"
 	"reflect"
 	"strings"
 	"time"
 
+	"multiroute/agent/config"
 	"multiroute/agent/health"
 	"multiroute/agent/keep"
 	"multiroute/routes"
@@ -28,6 +30,11 @@ func parseLeg(text string) (health.Leg, bool) {
 		return health.Leg{Uplink: name, Family: routes.IPv6}, true
 	}
 	return health.Leg{}, false
+}
+
+// memoryFile is where it is kept.
+func memoryFile(cfg *config.Config) string {
+	return filepath.Join(filepath.Dir(cfg.API.Socket), "health.json")
 }
 
 // recall reads what a predecessor left.

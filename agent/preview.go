@@ -21,14 +21,15 @@ type preview struct {
 	wrong []sysctl.Deviation
 }
 
-// look reads files and kernel and writes nothing.
-func look(path string, k router, t table, s sysctl.Store, ids plan.IDs) (preview, error) {
+// look reads files and kernel and writes nothing. In known is what the daemon
+// knows, where there is one; look adds the rest.
+func look(path string, k router, t table, s sysctl.Store, known plan.Input) (preview, error) {
 	cfg, err := config.Load(path)
 	if err != nil {
 		return preview{}, fmt.Errorf("%w:\n%w", api.ErrConfig, err)
 	}
-	facts, err := k.Facts()
-	if err != nil {
+	known.Config, known.IDs = cfg, plan.Assign(known.IDs, cfg)
+	if known.Facts, err = k.Facts(); err != nil {
 		return preview{}, err
 	}
 	have, err := k.Read()
@@ -39,7 +40,7 @@ func look(path string, k router, t table, s sysctl.Store, ids plan.IDs) (preview
 	if p.state, err = t.Read(); err != nil {
 		return preview{}, err
 	}
-	p.plan = plan.Make(plan.Input{Config: cfg, Facts: facts, IDs: plan.Assign(ids, cfg)})
+	p.plan = plan.Make(known)
 	p.rules = nat.Compile(p.plan.NAT)
 	p.ops = routes.Diff(have, p.plan.Routes)
 	if p.wrong, err = s.Check(p.plan.Sysctls); err != nil {
@@ -83,7 +84,7 @@ func Preview(path string) (commands, nft, ip string, err error) {
 	if err != nil {
 		return "", "", "", err
 	}
-	p, err := look(path, k.router, k.table, sysctl.Store{Root: "/proc/sys"}, idsFrom(state))
+	p, err := look(path, k.router, k.table, sysctl.Store{Root: "/proc/sys"}, plan.Input{IDs: idsFrom(state)})
 	if err != nil {
 		return "", "", "", err
 	}

@@ -81,8 +81,10 @@ func Purge(ctx context.Context, cfg *config.Config) (done []string, err error) {
 		text = fmt.Sprintf("routing: %d rules and %d routes removed", len(have.Rules), len(have.Routes))
 	}
 	did(err, text)
-	if err := os.Remove(cfg.API.Socket); !errors.Is(err, fs.ErrNotExist) {
-		did(err, "")
+	for _, file := range []string{cfg.API.Socket, memoryFile(cfg)} {
+		if err := os.Remove(file); !errors.Is(err, fs.ErrNotExist) {
+			did(err, "")
+		}
 	}
 	if len(done) == 0 && len(errs) == 0 {
 		done = []string{"nothing of multiroute was there"}

@@ -10,16 +10,45 @@ import (
 	"multiroute/routes"
 )
 
-// lostAddress reports whether one of the addresses that connections were last
-// swept with (nil: never) is not the router's any more. It also returns those
-// to ask with the next time.
-func lostAddress(before []netip.Addr, facts routes.Facts) (now []netip.Addr, lost bool) {
-	now = make([]netip.Addr, 0, len(facts.Addrs))
-	for _, a := range facts.Addrs {
-		now = append(now, a.Prefix.Addr())
+// ownAddress is an address of the router's on the interface of a usable uplink.
+type ownAddress struct {
+	uplink string
+	family routes.Family
+	addr   netip.Addr
+}
+
+// lostAddress reports whether a usable uplink has lost one of the addresses
+// that connections were last swept with (nil: never). It also returns those to
+// ask with the next time. What an uplink loses when it goes down does not
+// count: its connections end by their mark, and looking through all of them
+// would hold that up.
+func lostAddress(before []ownAddress, p plan.Plan, facts routes.Facts) (now []ownAddress, lost bool) {
+	now = []ownAddress{}
+	usable := func(o ownAddress) bool {
+		return slices.ContainsFunc(p.Uplinks, func(u plan.Uplink) bool { return u.Name == o.uplink && u.Leg(o.family).Usable })
 	}
-	lost = before == nil || slices.ContainsFunc(before, func(a netip.Addr) bool { return !slices.Contains(now, a) })
-	return now, lost
+	for i := range p.Uplinks {
+		link := facts.Link(p.Uplinks[i].Interface)
+		for _, a := range facts.Addrs {
+			o := ownAddress{p.Uplinks[i].Name, routes.FamilyOf(a.Prefix.Addr()), a.Prefix.Addr()}
+			if link != nil && a.Index == link.Index && usable(o) {
+				now = append(now, o)
+			}
+		}
+	}
+	return now, before == nil || slices.ContainsFunc(before, func(o ownAddress) bool { return usable(o) && !slices.Contains(now, o) })
+}
+
+// sweepIfLost sweeps at the start, and when a usable uplink has lost an address.
+func (d *daemon) sweepIfLost(p plan.Plan, facts routes.Facts) error {
+	now, lost := lostAddress(d.swept, p, facts)
+	if lost {
+		if err := d.sweep(p, facts); err != nil {
+			return err
+		}
+	}
+	d.swept = now
+	return nil
 }
 
 // sweep deletes the connections of usable uplinks whose answers can come no

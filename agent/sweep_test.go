@@ -87,27 +87,33 @@ func TestSweepFails(t *testing.T) {
 func TestLostAddress(t *testing.T) {
 	t.Parallel()
 	facts := func(addrs ...string) routes.Facts {
-		var f routes.Facts
+		f := routes.Facts{Links: []routes.Link{{Name: "eth0", Index: 2}, {Name: "eth1", Index: 3}}}
+		f.Addrs = []routes.Addr{{Index: 2, Prefix: netip.MustParsePrefix("192.168.0.1/24")}}
 		for _, a := range addrs {
-			f.Addrs = append(f.Addrs, routes.Addr{Prefix: netip.MustParsePrefix(a + "/24")})
+			f.Addrs = append(f.Addrs, routes.Addr{Index: 3, Prefix: netip.MustParsePrefix(a + "/24")})
 		}
 		return f
 	}
-	var known []netip.Addr
+	up := plan.Plan{Uplinks: []plan.Uplink{{Name: "a", Interface: "eth1", V4: plan.Leg{Usable: true}}}}
+	down := plan.Plan{Uplinks: []plan.Uplink{{Name: "a", Interface: "eth1"}}}
+	var known []ownAddress
 	for _, tt := range []struct {
 		name  string
+		plan  plan.Plan
 		facts routes.Facts
 		lost  bool
 	}{
-		{"the first time, without any", facts(), true},
-		{"the first one comes", facts("192.0.2.9"), false},
-		{"nothing changes", facts("192.0.2.9"), false},
-		{"another one comes", facts("192.0.2.9", "192.0.2.10"), false},
-		{"another order", facts("192.0.2.10", "192.0.2.9"), false},
-		{"one goes", facts("192.0.2.9"), true},
-		{"one is replaced", facts("192.0.2.11"), true},
+		{"the first time, without any", up, facts(), true},
+		{"the first one comes", up, facts("192.0.2.9"), false},
+		{"nothing changes", up, facts("192.0.2.9"), false},
+		{"another one comes", up, facts("192.0.2.9", "192.0.2.10"), false},
+		{"another order", up, facts("192.0.2.10", "192.0.2.9"), false},
+		{"one goes", up, facts("192.0.2.9"), true},
+		{"one is replaced", up, facts("192.0.2.11"), true},
+		{"the uplink dies with it", down, facts(), false},
+		{"it returns with another", up, facts("192.0.2.12"), false},
 	} {
-		now, lost := lostAddress(known, tt.facts)
+		now, lost := lostAddress(known, tt.plan, tt.facts)
 		if lost != tt.lost {
 			t.Errorf("%s: lost %t, want %t", tt.name, lost, tt.lost)
 		}

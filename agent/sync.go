@@ -92,7 +92,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		}
 		d.applied, d.ready = true, true
 		d.drift.pending = false
-		return false, nil
+		return false, d.sweepIfLost(p, facts)
 	}
 
 	staged := routes.Stage(ops, p.Routes)
