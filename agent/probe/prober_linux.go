@@ -24,7 +24,7 @@ import (
 
 // Options are what all probers share.
 type Options struct {
-	Log    *slog.Logger
+	Log    *slog.Logger   // nil: none
 	Random io.Reader      // such as crypto/rand.Reader; read by several goroutines at once
 	Roots  *x509.CertPool // of HTTPS targets; nil: the system's
 
@@ -40,6 +40,9 @@ type Options struct {
 func Opener(o Options) health.Open {
 	if o.enter == nil {
 		o.enter = func(f func() error) error { return f() }
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return func(leg health.Leg, path health.Path, targets []config.Target, result func(health.Result)) (health.Prober, error) {
 		p, err := open(o, leg, path, targets, result)

@@ -38,6 +38,7 @@ func (p *prober) resolve(ctx context.Context, host string) ([]netip.Addr, error)
 		host += "." // no search list
 	}
 	addrs, err := r.LookupNetIP(ctx, network, host)
+	p.Log.Debug("resolved the name of a target", "uplink", p.leg.Uplink, "name", host, "addresses", addrs, "err", err)
 	if err != nil {
 		return nil, fmt.Errorf("resolving a name through the uplink: %w", err)
 	}
