@@ -100,6 +100,8 @@ type daemon struct {
 	plan    plan.Plan   // the newest
 	ruleset nat.Ruleset // compiled from plan
 	settled plan.Plan   // the newest whose connections were dealt with
+	owing   bool        // the kernel refused something of the newest plan: what is missing is nobody's doing
+	trying  bool        // this pass will be undone if the kernel refuses something, so it stops there
 	fresh   bool        // our table, or part of it, was not there, and connections of that time are not dealt with
 	applied bool        // plan and ruleset were once written or found in the kernel
 	ready   bool
@@ -359,7 +361,7 @@ func (d *daemon) reload() (api.ReloadResult, error) {
 	if !result.Changed {
 		d.generation = oldGeneration
 	}
-	if err := d.pass(time.Now()); err != nil {
+	if err := d.try(time.Now()); err != nil {
 		d.cfg, d.ids, d.loadedAt, d.generation, d.loadErr = old, oldIDs, oldAt, oldGeneration, err
 		d.report(d.pass(time.Now()))
 		return api.ReloadResult{}, fmt.Errorf("the kernel refused the new configuration, the old one is in force again: %w", err)

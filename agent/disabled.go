@@ -60,7 +60,7 @@ func (d *daemon) setUplink(name string, enabled bool, length time.Duration) erro
 		}
 		d.disabled[name] = until
 	}
-	if err := d.pass(time.Now()); err != nil {
+	if err := d.try(time.Now()); err != nil {
 		delete(d.disabled, name)
 		if was {
 			d.disabled[name] = before

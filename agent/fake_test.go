@@ -79,9 +79,11 @@ func (k *fake) Read() (routes.Spec, error) {
 }
 
 func (k *fake) Apply(ops []routes.Op) error {
+	var errs []error
 	for _, op := range ops {
 		if err := k.call(true, "%s", op); err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		same := func(r routes.Route) bool {
 			return r.Family == op.Route.Family && r.Table == op.Route.Table && r.Dst == op.Route.Dst && r.Metric == op.Route.Metric
@@ -99,7 +101,7 @@ func (k *fake) Apply(ops []routes.Op) error {
 			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // after lets time pass for a loop in a bubble.

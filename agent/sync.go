@@ -52,6 +52,14 @@ func (d *daemon) pass(now time.Time) error {
 	return fmt.Errorf("the kernel did not keep what was written %d times: another program may be at work on our rules", rounds)
 }
 
+// try is pass for what somebody asked for, and what is undone if the kernel
+// refuses it: connections must not have ended by then.
+func (d *daemon) try(now time.Time) error {
+	d.trying = true
+	defer func() { d.trying = false }()
+	return d.pass(now)
+}
+
 // converge compares once and writes what differs. It reports whether it wrote.
 func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	p := d.makePlan(facts)
@@ -75,7 +83,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		wrong = nil
 	}
 	ops := routes.Diff(have, p.Routes)
-	if !state.Exists {
+	if !state.Exists || !d.applied && len(state.Missing(rules)) > 0 {
 		d.fresh = true
 	}
 	if !d.mend(now, state, have, p, rules) {
@@ -90,7 +98,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		if err := d.adopt(p); err != nil {
 			return false, err
 		}
-		d.applied, d.ready = true, true
+		d.applied, d.ready, d.owing = true, true, false
 		d.drift.pending = false
 		return false, d.sweepIfLost(p, facts)
 	}
@@ -99,8 +107,11 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	if len(ops) > 0 {
 		d.Log.Debug("writing routes", "before", staged.Before, "after", staged.After, "last", staged.Last)
 	}
-	if err := d.router.Apply(staged.Before); err != nil {
-		return true, err
+	refused := d.router.Apply(staged.Before) // it goes on after what the kernel refuses
+	if refused != nil {
+		if d.owing = true; d.trying {
+			return true, refused
+		}
 	}
 	// What leaves keeps its NAT until no route leads to it.
 	leaving := leavers(state, p.NAT)
@@ -121,8 +132,9 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	}
 	// Before anything leads their packets elsewhere.
 	// If that fails it stays owed: a network without forwarding would be worse.
-	owed := d.adopt(p)
+	owed := errors.Join(refused, d.adopt(p))
 	if err := d.router.Apply(staged.After); err != nil {
+		d.owing = true
 		return true, errors.Join(owed, err)
 	}
 	for _, w := range wrong {
@@ -132,10 +144,11 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		return true, errors.Join(owed, err)
 	}
 	if err := d.end(leaving, p); err != nil {
-		return true, err
+		return true, errors.Join(owed, err)
 	}
 	if err := d.router.Apply(staged.Last); err != nil {
-		return true, err
+		d.owing = true
+		return true, errors.Join(owed, err)
 	}
 	if twice && !state.Satisfies(rules) {
 		if state, err = d.table.Read(); err != nil {
@@ -228,7 +241,7 @@ func (d *daemon) end(leaving []nat.Uplink, p plan.Plan) error {
 // is still wanted: somebody took it away. It reports whether this pass may
 // write.
 func (d *daemon) mend(now time.Time, state nat.State, have routes.Spec, p plan.Plan, rules nat.Ruleset) bool {
-	if !d.applied {
+	if !d.applied || d.owing {
 		return true
 	}
 	var lost []string

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -513,4 +514,32 @@ func TestFamilyLost(t *testing.T) {
 	if diff := cmp.Diff([]string{"delete connections 0x1000000/0xff000000 of family 10, ip_forward is 0"}, deletions); diff != "" {
 		t.Errorf("deletions (-want +got)\n%s", diff)
 	}
+}
+
+// A route that the kernel refuses delays nobody else's failover, and what is
+// missing then is nobody's doing.
+func TestRefusedRoute(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks+"[uplink.c]\ninterface = \"eth1\"\ngateway = \"192.0.2.3\"\ngateway6 = \"off\"\n")
+	table := fmt.Sprintf("table %d ", r.plan.Uplinks[2].Table)
+	r.k.have.Routes = slices.DeleteFunc(r.k.have.Routes, func(o routes.Route) bool { return o.Table == r.plan.Uplinks[2].Table })
+	r.k.failWith = func(call string) bool {
+		return strings.Contains(call, "route replace") && strings.Contains(call, table)
+	}
+	r.carrier("eth2", false)
+	for n := range 20 {
+		r.now = r.now.Add(time.Second)
+		if err := r.pass(r.now); !errors.Is(err, errKernel) {
+			t.Fatalf("pass %d: %v", n, err)
+		}
+	}
+	if !slices.Equal(r.k.deleted, []uint32{markB}) {
+		t.Errorf("deleted %#x, want b's, once", r.k.deleted)
+	}
+	if log := r.log.take(); strings.Count(log, "was missing in the kernel") > 1 || strings.Contains(log, "another program") {
+		t.Errorf("log:\n%s", log)
+	}
+	r.k.failWith = nil
+	r.mustPass(time.Second)
+	r.holds()
 }
