@@ -104,3 +104,30 @@ func TestNoHoldDownWhenAlone(t *testing.T) {
 		t.Errorf("the only link that is there is not used")
 	}
 }
+
+// While it is taken for the targets' fault nothing counts as the uplink's loss.
+func TestTargetsFaultIsNoLoss(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(20) {
+		s := newSim(seed)
+		u := s.add("dsl", settings(3), steady(350*time.Millisecond).dead(20*time.Second, 25*time.Second))
+		s.run(time.Minute)
+		u.want(t, Up)
+	}
+}
+
+// A link that returns is used at once where nothing answers on the other.
+func TestLinkReturnsBesideADeadOne(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	s.add("dsl", settings(3), steady(rtt).dead(20*time.Second, never))
+	b := s.add("lte", settings(3), steady(rtt))
+	s.run(19 * time.Second)
+	b.lost(s.now, "no carrier on wwan0")
+	s.run(22 * time.Second)
+	b.found(s.now)
+	s.group.settle(s.now)
+	if b.state != Up {
+		t.Errorf("%v", b.state)
+	}
+}

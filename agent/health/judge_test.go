@@ -346,3 +346,96 @@ func TestConfigure(t *testing.T) {
 		t.Errorf("%v with %d targets", u.state, len(u.targets.list))
 	}
 }
+
+// A late answer is no loss, and teaches how long to wait.
+func TestLateAnswer(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	u := s.add("dsl", settings(3), jump(700*time.Millisecond, 0))
+	s.run(12 * time.Second)
+	if v := u.verdict(s.now); v.Loss != 0 || v.RTT != 700*time.Millisecond || v.Suspect {
+		t.Errorf("%+v", v)
+	}
+}
+
+// A link that hardly ever answers, and late, does not come and go.
+func TestHardlyAlive(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(50) {
+		s := newSim(seed)
+		u := s.add("dsl", settings(3), func(_ int, at time.Duration) (time.Duration, error) {
+			switch {
+			case at < 10*time.Second:
+				return rtt, nil
+			case s.random.IntN(20) == 0:
+				return time.Duration(s.random.Int64N(int64(time.Second))), nil
+			}
+			return -1, nil
+		})
+		s.add("lte", settings(3), steady(rtt))
+		s.run(time.Minute)
+		if len(u.downs()) > 5 {
+			t.Fatalf("seed %d: %v", seed, u.states)
+		}
+	}
+}
+
+// One target that is refused for certain shows that traffic is no excuse.
+func TestCertainFailureVoidsExcuses(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	n := steady(rtt).dead(10*time.Second, never)
+	u := s.add("dsl", settings(3), func(target int, at time.Duration) (time.Duration, error) {
+		if target == 1 && at > 10*time.Second {
+			return rtt, errRefused
+		}
+		return n(target, at)
+	})
+	u.traffic = flow(200, 200, never)
+	s.add("lte", settings(3), steady(rtt))
+	s.run(20 * time.Second)
+	if d := u.downs(); len(d) != 1 || d[0] > 13*time.Second {
+		t.Errorf("%v", u.states)
+	}
+}
+
+// After a stop, what was in flight does not even raise a suspicion.
+func TestStopProvesNothing(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(100) {
+		s := newSim(seed)
+		from := 10*time.Second + time.Duration(s.random.Int64N(int64(time.Second)))
+		u := s.add("dsl", settings(3), steady(rtt).dead(from-100*time.Millisecond, from+10*time.Second))
+		s.stalls = [][2]time.Duration{{from, from + 10*time.Second}}
+		s.run(from + 10*time.Second)
+		if u.suspicion.on {
+			t.Fatalf("seed %d: suspicion", seed)
+		}
+	}
+}
+
+// A target that dies is no loss of the uplink's.
+func TestTargetDies(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	u := s.add("dsl", settings(3), steady(rtt).without(1))
+	s.run(2 * time.Second)
+	if v := u.verdict(s.now); v.Loss != 0 {
+		t.Errorf("loss %v%% because of a target that never answered", v.Loss)
+	}
+	s = newSim(1)
+	all := steady(rtt)
+	u = s.add("dsl", settings(3), func(target int, at time.Duration) (time.Duration, error) {
+		if at > 20*time.Second {
+			return all.without(1)(target, at)
+		}
+		return rtt, nil
+	})
+	for !u.targets.list[1].silent() {
+		s.run(s.at() + 100*time.Millisecond)
+	}
+	if v := u.verdict(s.now); v.Loss != 0 || s.at() > 30*time.Second {
+		t.Errorf("at %v: loss %v%% because of a target that died", s.at(), v.Loss)
+	}
+	u.want(t, Up)
+}

@@ -89,6 +89,30 @@ func (n *fakeNet) kill(name string, dead bool) {
 	n.dead[name] = dead
 }
 
+func (n *fakeNet) counts() (opened, sent int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.opened, n.sent
+}
+
+// text is a log that may be read while it is written.
+type text struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (t *text) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.b.Write(p)
+}
+
+func (t *text) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.b.String()
+}
+
 func newFakeNet(t *testing.T) *fakeNet {
 	return &fakeNet{t: t, dead: map[string]bool{}, probers: map[Leg]*fakeProber{}}
 }
@@ -119,9 +143,8 @@ func TestMonitor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newFakeNet(t)
 		var changed atomic.Int32
-		var log bytes.Buffer
-		var m *Monitor
-		m, stop := running(t, Options{Open: n.open, Changed: func() { changed.Add(1); m.Verdicts() }, Rand: rand.New(rand.NewPCG(1, 1)).Float64,
+		var log text
+		m, stop := running(t, Options{Open: n.open, Changed: func() { changed.Add(1) }, Rand: rand.New(rand.NewPCG(1, 1)).Float64,
 			Log: slog.New(slog.NewTextHandler(&log, nil))})
 		dsl, lte := watched("dsl", 1), watched("lte", 2)
 		m.Watch([]Watched{dsl, lte})
@@ -159,9 +182,11 @@ func TestMonitor(t *testing.T) {
 			t.Fatalf("%+v", v)
 		}
 		time.Sleep(time.Second)
+		n.mu.Lock()
 		if !n.probers[leg("lte")].closed {
 			t.Error("its prober is still open")
 		}
+		n.mu.Unlock()
 		m.Watch([]Watched{dsl}) // not wanted at all
 		if kept := m.Memories(); len(kept) != 2 || kept[leg("lte")].Flaps != 1 {
 			t.Errorf("%+v", kept)
@@ -195,8 +220,8 @@ func TestMonitorReopens(t *testing.T) {
 			t.Helper()
 			m.Watch([]Watched{dsl})
 			time.Sleep(5 * time.Second)
-			if n.opened != want {
-				t.Errorf("%s: opened %d times, want %d", what, n.opened, want)
+			if opened, _ := n.counts(); opened != want {
+				t.Errorf("%s: opened %d times, want %d", what, opened, want)
 			}
 			if v := m.Verdicts()[leg("dsl")]; v.State != Up {
 				t.Errorf("%s: %+v", what, v)
@@ -216,10 +241,10 @@ func TestMonitorReopens(t *testing.T) {
 		step("other targets", 4)
 		dsl.Settings = settings(0)
 		step("no targets", 4)
-		if sent := n.sent; sent == 0 {
-			t.Error("nothing was ever sent")
-		} else if time.Sleep(5 * time.Second); n.sent != sent {
-			t.Error("it still probes")
+		_, before := n.counts()
+		time.Sleep(5 * time.Second)
+		if _, sent := n.counts(); before == 0 || sent != before {
+			t.Errorf("%d probes sent with targets, %d without", before, sent-before)
 		}
 	})
 }
@@ -231,19 +256,20 @@ func TestMonitorCannotOpen(t *testing.T) {
 		n := newFakeNet(t)
 		n.refuse = errors.New("operation not permitted")
 		n.kill("dsl", true)
-		var log bytes.Buffer
+		var log text
 		m, stop := running(t, Options{Open: n.open, Log: slog.New(slog.NewTextHandler(&log, nil))})
 		defer stop()
 		m.Watch([]Watched{watched("dsl", 1)})
 		time.Sleep(5 * time.Second)
-		if v := m.Verdicts()[leg("dsl")]; v.State != Up || n.opened < 3 || n.opened > 6 || !strings.Contains(log.String(), "operation not permitted") {
-			t.Fatalf("%+v, tried %d times, log:\n%s", v, n.opened, log.String())
+		opened, _ := n.counts()
+		if v := m.Verdicts()[leg("dsl")]; v.State != Up || opened < 3 || opened > 6 || !strings.Contains(log.String(), "operation not permitted") {
+			t.Fatalf("%+v, tried %d times, log:\n%s", v, opened, log.String())
 		}
 		n.mu.Lock()
 		n.refuse = nil
 		n.mu.Unlock()
 		time.Sleep(2 * time.Second)
-		if n.sent == 0 {
+		if _, sent := n.counts(); sent == 0 {
 			t.Error("not probed")
 		}
 	})
@@ -279,8 +305,8 @@ func TestMonitorCounters(t *testing.T) {
 		if r := reads.Load(); r < 590 || r > 610 {
 			t.Errorf("counters read %d times a minute", r)
 		}
-		if n.sent > 140 {
-			t.Errorf("%d probes: the stream is taken for more than it is", n.sent)
+		if _, sent := n.counts(); sent > 140 {
+			t.Errorf("%d probes: the stream is taken for more than it is", sent)
 		}
 		fail.Store(true)
 		reads.Store(0)
