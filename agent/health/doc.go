@@ -12,7 +12,11 @@
 //	hold.go       how long a leg that went down stays out
 //	targets.go    whose turn it is, and who is silent
 //	group.go      what legs say about each other
-//	monitor.go    Monitor, the one goroutine with one timer
+//	options.go    what a Monitor needs
+//	monitor.go    Monitor: what is watched
+//	run.go        its one goroutine with one timer
+//	inbox.go      where results wait for it
+//	meter.go      our own packets in the counters
 //	memory.go     what survives a restart
 //
 // A leg is one family of one uplink:
