@@ -112,6 +112,15 @@ func (j *judge) lost(now time.Time, reason string) {
 	j.present, j.returned, j.byProbes, j.reason = false, false, false, reason
 }
 
+// unmet says that there is a path, but nobody at its end: the leg is down at
+// once. Probes go on.
+func (j *judge) unmet(now time.Time, reason string) {
+	if j.state != Down {
+		j.down(now)
+		j.reason, j.byProbes = reason, false
+	}
+}
+
 // start begins to probe.
 func (j *judge) start(now time.Time) {
 	j.stop()

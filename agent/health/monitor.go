@@ -99,16 +99,25 @@ func (m *Monitor) watch(want Watched, now time.Time) {
 		w.told = told{w.state, w.why(), false}
 		m.legs[want.Leg] = w
 	}
-	had := w.want.Path
+	before := w.want
 	others := w.configure(want.Settings, now)
 	w.want = want
+	m.follow(w, before.Path, others, now)
+	if want.Path != nil && want.Gone != "" && (before.Path == nil || before.Gone == "") {
+		w.unmet(now, want.Gone)
+	}
+}
+
+// follow probes by the path that is wanted now. had is the one before; others
+// is true if the targets have changed.
+func (m *Monitor) follow(w *watch, had *Path, others bool, now time.Time) {
 	switch {
-	case want.Path == nil:
+	case w.want.Path == nil:
 		m.close(w)
 		w.retry = time.Time{}
-		w.lost(now, want.Gone)
+		w.lost(now, w.want.Gone)
 		return
-	case !samePath(had, want.Path):
+	case !samePath(had, w.want.Path):
 		w.found(now)
 	case !others:
 		return

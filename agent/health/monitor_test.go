@@ -342,3 +342,38 @@ func TestMonitorMemory(t *testing.T) {
 		}
 	})
 }
+
+// The kernel says that the gateway does not answer: down at once, and probed
+// all the same, because that is what makes the kernel ask again.
+func TestMonitorGatewayFails(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		m, stop := running(t, Options{Open: n.open, Changed: func() {}, Rand: rand.New(rand.NewPCG(1, 1)).Float64, Log: slog.New(slog.DiscardHandler)})
+		defer stop()
+		dsl, lte := watched("dsl", 1), watched("lte", 2)
+		m.Watch([]Watched{dsl, lte})
+		time.Sleep(5 * time.Second)
+		failed := dsl
+		failed.Gone = "gateway does not answer"
+		n.kill("dsl", true)
+		m.Watch([]Watched{failed, lte})
+		if v := m.Verdicts()[leg("dsl")]; v.State != Down || v.Reason != failed.Gone {
+			t.Fatalf("%+v", v)
+		}
+		before := m.Verdicts()[leg("dsl")].Probes
+		time.Sleep(5 * time.Second)
+		if v := m.Verdicts()[leg("dsl")]; v.Probes < before+8 || v.State != Down {
+			t.Fatalf("not probed any more: %+v, %d before", v, before)
+		}
+		n.kill("dsl", false)
+		m.Watch([]Watched{dsl, lte})
+		if v := m.Verdicts()[leg("dsl")]; v.State != Down {
+			t.Fatalf("back without a probe: %+v", v)
+		}
+		time.Sleep(15 * time.Second)
+		if v := m.Verdicts()[leg("dsl")]; v.State != Up {
+			t.Fatalf("%+v", v)
+		}
+	})
+}

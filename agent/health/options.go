@@ -8,9 +8,13 @@ import (
 
 // Watched is one leg as its owner wants it watched.
 type Watched struct {
-	Leg      Leg
-	Path     *Path         // nil: there is none, see Gone
-	Gone     string        // why there is no path: "no carrier on eth1"
+	Leg  Leg
+	Path *Path // nil: there is none, see Gone
+	// Gone says why there is no path: "no carrier on eth1". Where there is one, it
+	// says why nothing can be reached by it now: the gateway's neighbour entry
+	// has failed. Then the leg is down, and probed all the same: only packets
+	// make the kernel look for the gateway again.
+	Gone     string
 	Settings config.Health // of the uplink; the targets of the leg's family count
 	// Traffic is the index of the interface whose counters are this uplink's
 	// alone; 0: there is none.
