@@ -3,7 +3,6 @@
 package integration
 
 import (
-	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -16,15 +15,17 @@ import (
 // Tiers, and how connections come back to the better one; uplinks that are
 // taken out by hand.
 
-// nowFrom says whether a stream's newest answers come from an address.
-func nowFrom(s *lab.UDPStream, a netip.Addr) bool {
-	r := s.Report()
-	for other, at := range r.Last {
-		if other != a && at.After(r.Last[a]) {
-			return false
+// nowFrom says whether a stream's newest answers come from one uplink rather
+// than from any of the others.
+func nowFrom(s *lab.UDPStream, u *lab.Uplink, others ...*lab.Uplink) bool {
+	last := func(u *lab.Uplink) time.Time {
+		four, six := s.Last(u.Address.Addr()), s.Last(u.Address6.Addr())
+		if six.After(four) {
+			return six
 		}
+		return four
 	}
-	return !r.Last[a].IsZero()
+	return !last(u).IsZero() && !slices.ContainsFunc(others, func(o *lab.Uplink) bool { return last(o).After(last(u)) })
 }
 
 // TestFailback: the better tier dies and returns (fault 44).
@@ -45,7 +46,7 @@ func TestFailback(t *testing.T) {
 			all := func(u *lab.Uplink) func() bool {
 				return func() bool {
 					return !slices.ContainsFunc(streams, func(s *lab.UDPStream) bool {
-						return !nowFrom(s, u.Address.Addr()) && !nowFrom(s, u.Address6.Addr())
+						return !nowFrom(s, u, h.others(u)...)
 					})
 				}
 			}
@@ -61,8 +62,8 @@ func TestFailback(t *testing.T) {
 				h.until(3*time.Second, "all streams are back on the better tier", all(better))
 				var latest time.Time
 				for _, s := range streams {
-					for a, at := range s.Report().Last {
-						if (a == worse.Address.Addr() || a == worse.Address6.Addr()) && at.After(latest) {
+					for _, v6 := range []bool{false, true} {
+						if at := s.Last(addressOf(worse, v6)); at.After(latest) {
 							latest = at
 						}
 					}
@@ -106,7 +107,7 @@ func TestDisable(t *testing.T) {
 			h.do("uplink", "disable", u.Name)
 			h.becomes(ctx, u, api.Disabled, time.Second)
 			h.carry(ctx, h.others(u), time.Second)
-			h.until(2*time.Second, "the stream has moved", func() bool { return !nowFrom(stream, u.Address.Addr()) })
+			h.until(2*time.Second, "the stream has moved", func() bool { return !nowFrom(stream, u, h.others(u)...) })
 			r := stream.Stop()
 			t.Logf("taken out: gap %.1f ms, lost %d of %d", ms(r.Gap), r.Lost(), r.Sent)
 			if r.Gap > 300*time.Millisecond {

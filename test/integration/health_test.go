@@ -98,17 +98,6 @@ func (x *history) stop() []transition {
 	return x.so()
 }
 
-// changesTo is how many changes an uplink had to a state; "" is any.
-func changesTo(changes []transition, uplink string, state api.State) int {
-	n := 0
-	for _, c := range changes {
-		if c.uplink == uplink && (state == "" || c.state == state) {
-			n++
-		}
-	}
-	return n
-}
-
 // becomes waits until an uplink has a state.
 func (h *house) becomes(ctx context.Context, u *lab.Uplink, state api.State, limit time.Duration) api.UplinkStatus {
 	h.t.Helper()

@@ -62,7 +62,7 @@ func newHouse(t *testing.T, topology func(lab.Options) (*lab.Topology, error), o
 			t.Error(err)
 		}
 		if t.Failed() {
-			t.Logf("the end of the agent's log:\n%s", tail(h.Log(), 40))
+			t.Logf("the end of the agent's log:\n%s", tail(h.Log(), 100))
 		}
 	})
 	return h

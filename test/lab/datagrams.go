@@ -18,10 +18,9 @@ import (
 // UDPReport says how a stream of UDP requests fared.
 type UDPReport struct {
 	Sent, Received int
-	Sources        map[netip.AddrPort]int   // addresses the server saw, and requests from each
-	Outage         time.Duration            // longest time between the sending of two requests that were answered, less the interval
-	Gap            time.Duration            // longest time in which no request was answered: from the first one lost to the next one answered; 0: none lost
-	Last           map[netip.Addr]time.Time // when the last request was sent that came from this address
+	Sources        map[netip.AddrPort]int // addresses the server saw, and requests from each
+	Outage         time.Duration          // longest time between the sending of two requests that were answered, less the interval
+	Gap            time.Duration          // longest time in which no request was answered: from the first one lost to the next one answered; 0: none lost
 }
 
 // Lost is how many requests had no answer.
@@ -107,11 +106,18 @@ func (u *UDPStream) receive() {
 	}
 }
 
+// Last returns when the last request was sent that the server saw coming from an address; zero if there was none.
+func (u *UDPStream) Last(a netip.Addr) time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.last[a]
+}
+
 // Report returns the report so far; requests on their way count as lost.
 func (u *UDPStream) Report() UDPReport {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	r := UDPReport{Sent: len(u.sent), Sources: maps.Clone(u.sources), Last: maps.Clone(u.last)}
+	r := UDPReport{Sent: len(u.sent), Sources: maps.Clone(u.sources)}
 	if len(u.sent) == 0 {
 		return r
 	}
