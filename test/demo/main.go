@@ -1,7 +1,8 @@
 //go:build linux
 
 // Demo runs the real agent in a laboratory of network namespaces and shows a person what it does: connections spread over two uplinks, a
-// connection that stays where it is, a port forward, a reload and a crash that nobody notices, and a kernel that is as before in the end.
+// connection that stays where it is, a port forward, a reload and a crash that nobody notices, a provider that dies and comes back, and a kernel
+// that is as before in the end.
 //
 //	make demo
 //

@@ -65,6 +65,8 @@ type demo struct {
 	before []string // the kernel before the start
 	long   *lab.Streams
 	udp    *lab.UDPStream
+	moved  *lab.UDPStream // the stream on the uplink that dies
+	other  *lab.UDPStream // one on the other uplink
 }
 
 // steps is the whole story.
@@ -72,7 +74,7 @@ func (d *demo) steps(ctx context.Context) error {
 	d.say("%s", d.paint(bold, "multiroute, shown in a laboratory of network namespaces: nothing of this machine is touched."))
 	d.say("")
 	d.detail(picture)
-	for _, step := range []func(context.Context) error{d.start, d.spread, d.stay, d.portForward, d.reload, d.crash, d.settle, d.status, d.leaks, d.purge} {
+	for _, step := range []func(context.Context) error{d.start, d.spread, d.stay, d.portForward, d.reload, d.crash, d.settle, d.providerDies, d.providerReturns, d.status, d.leaks, d.purge} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -93,8 +95,8 @@ func (d *demo) start(ctx context.Context) (err error) {
 	if err := d.write("agent.toml", tenLines); err != nil {
 		return err
 	}
-	// The lab has no group "multiroute", and the socket belongs into the lab's folder.
-	if err := d.write("agent.d/lab.toml", fmt.Sprintf("[api]\nsocket = %q\ngroup = \"root\"\n", d.agent.Socket())); err != nil {
+	// The lab has no group "multiroute", the socket belongs into the lab's folder, and nobody wants to wait ten seconds for the return of an uplink.
+	if err := d.write("agent.d/lab.toml", fmt.Sprintf("[api]\nsocket = %q\ngroup = \"root\"\n\n[health]\nhold_down = %q\n", d.agent.Socket(), holdDown)); err != nil {
 		return err
 	}
 	d.say("")
