@@ -5,6 +5,7 @@ package integration
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -70,7 +71,7 @@ func TestShortOutages(t *testing.T) {
 			stream, quiet := h.udpOn(ctx, u, false), false
 			for _, outage := range []time.Duration{50 * time.Millisecond, 150 * time.Millisecond, 300 * time.Millisecond} {
 				x := h.history(ctx)
-				for i := range 4 {
+				for i := range 3 {
 					if i == 2 && !quiet { // now without real traffic
 						t.Logf("with traffic: %v", stream.Stop())
 						quiet = true
@@ -78,7 +79,7 @@ func TestShortOutages(t *testing.T) {
 					must(t, u.Provider.Blackhole(true))
 					passes(ctx, outage)
 					must(t, u.Provider.Blackhole(false))
-					passes(ctx, 400*time.Millisecond+time.Duration(i)*130*time.Millisecond)
+					passes(ctx, 1500*time.Millisecond+time.Duration(i)*130*time.Millisecond)
 				}
 				changes := x.stop()
 				calm(t, outage.String(), changes)
@@ -189,6 +190,47 @@ func TestFarAway(t *testing.T) {
 		} else {
 			t.Logf("%s: a round trip of %.1f ms", s.Uplinks[i].Name, *rtt)
 		}
+	}
+}
+
+// TestFullLine: a client sends as much as its uplink takes, and the provider
+// has a large buffer for that: the probes wait in it, too (fault 39).
+func TestFullLine(t *testing.T) {
+	for name, buffer := range map[string]time.Duration{"300 ms": 300 * time.Millisecond, "900 ms": 900 * time.Millisecond} {
+		t.Run("a buffer of "+name, func(t *testing.T) {
+			ctx := deadline(t, time.Minute)
+			h := newHouse(t, lab.NewRouter, lab.Options{NoIPv6: true, Wires: map[int]lab.WireKind{1: lab.Line}})
+			h.Uplinks[0].Wire().Rate(1<<20, buffer)
+			h.start(ctx, rig.Probing(h.Topology, nil))
+			h.allUp(ctx, 10*time.Second)
+			passes(ctx, time.Second)
+			x := h.history(ctx)
+			var highest float64
+			for range 6 { // among them some on this uplink
+				c, err := h.Client().DialTCP(ctx, lab.Socket{}, netip.AddrPortFrom(lab.InternetAddress, lab.PortDiscard))
+				must(t, err)
+				defer c.Close()
+				go func() {
+					for chunk := make([]byte, 1<<16); ; {
+						if _, err := c.Write(chunk); err != nil {
+							return
+						}
+					}
+				}()
+			}
+			for end := time.Now().Add(6 * time.Second); time.Now().Before(end); passes(ctx, 50*time.Millisecond) {
+				s, err := h.Status(ctx)
+				must(t, err)
+				if rtt := s.Uplinks[0].RTT; rtt != nil {
+					highest = max(highest, *rtt)
+				}
+			}
+			calm(t, "full line", x.stop())
+			t.Logf("the round trip took up to %.0f ms", highest)
+			if highest < float64(buffer/time.Millisecond)/4 {
+				t.Errorf("the line was not full: a round trip of %.0f ms at most", highest)
+			}
+		})
 	}
 }
 

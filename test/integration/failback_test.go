@@ -3,7 +3,10 @@
 package integration
 
 import (
+	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,12 +33,19 @@ func nowFrom(s *lab.UDPStream, u *lab.Uplink, others ...*lab.Uplink) bool {
 
 // TestFailback: the better tier dies and returns (fault 44).
 func TestFailback(t *testing.T) {
-	for _, failback := range []string{"new", "all"} {
-		t.Run(failback, func(t *testing.T) {
+	for _, c := range []struct {
+		name, failback string
+		metered        bool // the lower tier: then everything moves back in any case
+	}{{"new", "new", false}, {"all", "all", false}, {"new, metered", "new", true}} {
+		t.Run(c.name, func(t *testing.T) {
 			ctx := deadline(t, time.Minute)
 			h := newHouse(t, lab.NewRouter, lab.Options{Uplinks: 3})
 			better, worse, never := h.Uplinks[0], h.Uplinks[1], h.Uplinks[2]
-			h.start(ctx, rig.Probing(h.Topology, nil, "[health]\nhold_down = \"1s\"\n", tiers(failback, better, worse, never)))
+			text := rig.Probing(h.Topology, nil, "[health]\nhold_down = \"1s\"\n", tiers(c.failback, better, worse, never))
+			if c.metered {
+				text = strings.Replace(text, fmt.Sprintf("interface = %q\n", worse.Interface), fmt.Sprintf("interface = %q\nmetered = true\n", worse.Interface), 1)
+			}
+			h.start(ctx, text)
 			h.carry(ctx, []*lab.Uplink{better}, 2*time.Second)
 			var streams []*lab.UDPStream
 			for i := range 6 {
@@ -58,7 +68,7 @@ func TestFailback(t *testing.T) {
 			h.carry(ctx, []*lab.Uplink{better}, 15*time.Second)
 			begin := time.Now()
 			h.spread(ctx, "the better tier is back", []*lab.Uplink{better}, []*lab.Uplink{better})
-			if failback == "all" {
+			if c.failback == "all" || c.metered {
 				h.until(3*time.Second, "all streams are back on the better tier", all(better))
 				var latest time.Time
 				for _, s := range streams {
@@ -155,4 +165,56 @@ func TestLastOne(t *testing.T) {
 	h.spread(ctx, "the degraded one is the last", []*lab.Uplink{bad}, []*lab.Uplink{bad})
 	must(t, good.Carrier(true))
 	h.carry(ctx, []*lab.Uplink{good}, 10*time.Second)
+}
+
+// TestPinnedToADeadUplink: what belongs to one uplink only does not go out
+// anywhere else when that is dead, and works again when it is not.
+func TestPinnedToADeadUplink(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	u, other := h.Uplinks[1], h.Uplinks[0]
+	text := rig.Probing(h.Topology, nil, "[health]\nprofile = \"fast\"\nhold_down = \"0s\"\n")
+	text = strings.Replace(text, fmt.Sprintf("interface = %q\n", u.Interface),
+		fmt.Sprintf("interface = %q\ndestinations = [%q, \"198.51.100.128/25\"]\n", u.Interface, u.Private.String()+"/32"), 1)
+	h.start(ctx, text)
+	h.carry(ctx, h.Uplinks, 5*time.Second)
+	pinned := lab.To(netip.AddrPortFrom(netip.MustParseAddr("198.51.100.200"), lab.PortTCP))
+	only(ctx, t, "pinned", h.Client(), pinned, 20, u.Address.Addr())
+	must(t, u.Provider.Blackhole(true))
+	h.becomes(ctx, u, api.Down, 3*time.Second)
+	h.carry(ctx, []*lab.Uplink{other}, 2*time.Second)
+	dials := lab.StartDials(ctx, h.Client(), 10*time.Millisecond, 200*time.Millisecond, pinned)
+	passes(ctx, 500*time.Millisecond)
+	if r := dials.Stop(); r.Failed != r.Dials || r.Dials < 10 {
+		t.Errorf("pinned to a dead uplink: %v", r)
+	}
+	h.spread(ctx, "everything else", []*lab.Uplink{other}, []*lab.Uplink{other})
+	must(t, u.Provider.Blackhole(false))
+	h.carry(ctx, h.Uplinks, 10*time.Second)
+	only(ctx, t, "pinned, again", h.Client(), pinned, 20, u.Address.Addr())
+}
+
+// TestSecondAddress: another address of the uplink's subnet comes and goes; the
+// source of connections stays what it was (fault 30).
+func TestSecondAddress(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	h.start(ctx, rig.Probing(h.Topology, nil))
+	h.allUp(ctx, 5*time.Second)
+	b := h.bystanders(ctx, h.Uplinks...)
+	x := h.history(ctx)
+	for _, u := range h.Uplinks {
+		second := netip.PrefixFrom(u.Address.Addr().Next(), u.Address.Bits())
+		for range 2 {
+			must(t, h.Topology.Router.AddAddr(u.Interface, second))
+			h.spread(ctx, "with a second address", h.Uplinks, h.Uplinks)
+			must(t, h.Topology.Router.DelAddr(u.Interface, second))
+			h.spread(ctx, "without it again", h.Uplinks, h.Uplinks)
+		}
+	}
+	if changes := x.stop(); len(changes) > 0 {
+		t.Errorf("transitions: %v", changes)
+	}
+	b.check()
+	h.unchanged()
 }

@@ -33,6 +33,8 @@ type Wire struct {
 	jitter atomic.Int64  // nanoseconds
 	loss   atomic.Uint32 // of 1<<16
 	repeat atomic.Uint32 // of 1<<16
+	rate   atomic.Int64  // bytes a second; 0: no limit
+	buffer atomic.Int64  // nanoseconds
 	wait   sync.WaitGroup
 }
 
@@ -144,6 +146,13 @@ func (w *Wire) Jitter(d time.Duration) { w.jitter.Store(int64(d)) }
 // Repeat delivers that share of the packets twice, from 0 to 1, in each direction.
 func (w *Wire) Repeat(share float64) { w.repeat.Store(uint32(share * (1 << 16))) }
 
+// Rate limits what the wire carries in each direction, in bytes a second (0: no limit). What comes faster waits, at most as long as buffer, and
+// is lost beyond that.
+func (w *Wire) Rate(bytes int, buffer time.Duration) {
+	w.buffer.Store(int64(buffer))
+	w.rate.Store(int64(bytes))
+}
+
 // Loss loses that share of the packets, from 0 to 1, in each direction.
 func (w *Wire) Loss(share float64) { w.loss.Store(uint32(share * (1 << 16))) }
 
@@ -198,16 +207,23 @@ type late struct {
 	packet []byte
 }
 
+// direction is one of a wire's two.
+type direction struct {
+	to    *os.File
+	queue chan late
+	free  time.Time // when everything before has been sent, with a limited rate
+}
+
 // carry takes packets from one end to the other until an end is closed.
 func (w *Wire) carry(from, to *os.File) {
-	queue := make(chan late, 4096)
+	d := &direction{to: to, queue: make(chan late, 4096)}
 	w.wait.Go(func() {
-		for l := range queue {
+		for l := range d.queue {
 			time.Sleep(time.Until(l.due))
 			_, _ = to.Write(l.packet) // fails while the interface is down
 		}
 	})
-	defer close(queue)
+	defer close(d.queue)
 	buffer := make([]byte, 1<<17)
 	for {
 		n, err := from.Read(buffer)
@@ -221,27 +237,38 @@ func (w *Wire) carry(from, to *os.File) {
 		if rand.Uint32N(1<<16) < w.loss.Load() {
 			continue
 		}
-		w.send(queue, to, buffer[:n])
+		w.send(d, buffer[:n])
 		if rand.Uint32N(1<<16) < w.repeat.Load() {
-			w.send(queue, to, buffer[:n])
+			w.send(d, buffer[:n])
 		}
 	}
 }
 
 // send sends a packet to an end, now or when it is due.
-func (w *Wire) send(queue chan<- late, to *os.File, packet []byte) {
-	delay, jitter := time.Duration(w.delay.Load()), w.jitter.Load()
-	if delay == 0 && jitter == 0 && len(queue) == 0 {
-		_, _ = to.Write(packet)
+func (w *Wire) send(d *direction, packet []byte) {
+	delay, jitter, rate := time.Duration(w.delay.Load()), w.jitter.Load(), w.rate.Load()
+	if delay == 0 && jitter == 0 && rate == 0 && len(d.queue) == 0 {
+		_, _ = d.to.Write(packet)
 		return
 	}
 	packet = append([]byte(nil), packet...)
+	now := time.Now()
+	if rate > 0 {
+		if d.free.Before(now) {
+			d.free = now
+		}
+		if d.free.Sub(now) > time.Duration(w.buffer.Load()) {
+			return
+		}
+		d.free = d.free.Add(time.Duration(int64(len(packet)) * int64(time.Second) / rate))
+		delay += d.free.Sub(now)
+	}
 	if jitter > 0 {
-		time.AfterFunc(delay+time.Duration(rand.Int64N(jitter)), func() { _, _ = to.Write(packet) })
+		time.AfterFunc(delay+time.Duration(rand.Int64N(jitter)), func() { _, _ = d.to.Write(packet) })
 		return
 	}
 	select {
-	case queue <- late{time.Now().Add(delay), packet}:
+	case d.queue <- late{now.Add(delay), packet}:
 	default: // a full queue drops, as any
 	}
 }
