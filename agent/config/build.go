@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"syscall"
+	"time"
 )
 
 // build makes the Config of a merged tree, with defaults where keys are absent
@@ -25,6 +26,9 @@ func (r *reader) build(root *node, s *spec, whole bool) *Config {
 	}
 	if cfg.Policy("default") == nil {
 		cfg.Policies = append(cfg.Policies, Policy{Name: "default"})
+	}
+	for i, n := range root.get("rule").entries() {
+		cfg.Rules = append(cfg.Rules, r.buildRule(s.children["rule"].list, n, i+1))
 	}
 	for _, n := range root.get("port_forward").entries() {
 		cfg.PortForwards = append(cfg.PortForwards, buildPortForward(s.children["port_forward"].list, n))
@@ -62,6 +66,7 @@ func (r *reader) buildUplink(name string, n, health *node, root *spec) Uplink {
 		Weight:       value[int](s, n, "weight"),
 		DNS:          orNil(value[[]netip.Addr](s, n, "dns")),
 		Destinations: orNil(value[[]netip.Prefix](s, n, "destinations")),
+		MTU:          value[int](s, n, "mtu"),
 		Metered:      value[bool](s, n, "metered"),
 		Enabled:      value[bool](s, n, "enabled"),
 		Pos:          r.where(n),
@@ -83,8 +88,26 @@ func (r *reader) buildUplink(name string, n, health *node, root *spec) Uplink {
 
 func buildPolicy(name string, n *node, s *spec) Policy {
 	p := Policy{Name: name, Tiers: orNil(value[[][]string](s, n, "tiers"))}
+	switch value[string](s, n, "balance") {
+	case "capacity":
+		p.Balance = BalanceCapacity
+	case "latency":
+		p.Balance = BalanceLatency
+	}
+	switch value[string](s, n, "sticky") {
+	case "source":
+		p.Sticky = StickySource
+	case "source-destination":
+		p.Sticky = StickySourceDestination
+	}
+	if p.Sticky != StickyConnection {
+		p.StickyTimeout = value[time.Duration](s, n, "sticky_timeout")
+	}
 	if value[string](s, n, "failback") == "all" {
 		p.Failback = FailbackAll
+	}
+	if value[string](s, n, "fallback") == "default" {
+		p.Fallback = FallbackDefault
 	}
 	for _, up := range n.get("weights").names() {
 		if w, ok := n.get("weights").get(up).val.(int); ok {
@@ -98,14 +121,16 @@ func buildPolicy(name string, n *node, s *spec) Policy {
 }
 
 func buildPortForward(s *spec, n *node) PortForward {
-	port, to := value[ports](s, n, "port"), value[endpoint](s, n, "to")
+	port, to := value[PortRange](s, n, "port"), value[endpoint](s, n, "to")
 	f := PortForward{
 		Name:     value[string](s, n, "name"),
 		Protocol: syscall.IPPROTO_TCP,
-		Port:     port.lo,
+		Ports:    port,
 		To:       to.addr,
-		ToPort:   cmp.Or(to.ports.lo, port.lo),
+		ToPorts:  cmp.Or(to.ports, port),
 		Uplinks:  orNil(value[[]string](s, n, "uplinks")),
+		Sources:  orNil(value[[]netip.Prefix](s, n, "sources")),
+		Hairpin:  value[bool](s, n, "hairpin"),
 	}
 	if value[string](s, n, "protocol") == "udp" {
 		f.Protocol = syscall.IPPROTO_UDP

@@ -14,6 +14,7 @@ type Config struct {
 	Router       Router
 	Uplinks      []Uplink // in reading order; names are unique
 	Policies     []Policy // in reading order; "default" is always there
+	Rules        []Rule   // in reading order, the first match wins
 	PortForwards []PortForward
 	API          API
 	Files        []string // the files that were read, in reading order
@@ -41,6 +42,7 @@ type Uplink struct {
 	Weight       int            // 1..256
 	DNS          []netip.Addr   // always reached through this uplink
 	Destinations []netip.Prefix // always reached through this uplink
+	MTU          int            // bytes; 0: the interface's
 	Metered      bool           // paid by volume
 	Enabled      bool
 	Health       Health
@@ -75,22 +77,16 @@ const (
 	IPv6Off                        // no IPv6 on this uplink
 )
 
-// Policy is one [policy.NAME] table.
-type Policy struct {
-	Name     string
-	Tiers    [][]string     // uplinks, the best tier first; nil: one tier with every uplink
-	Weights  map[string]int // by uplink name; overrides Uplink.Weight
-	Failback Failback
-}
-
 // PortForward is one [[port_forward]] entry.
 type PortForward struct {
 	Name     string
-	Protocol uint8      // IPPROTO_TCP or IPPROTO_UDP
-	Port     uint16     // on the uplink's address
-	To       netip.Addr // the server behind the router
-	ToPort   uint16     // never 0: Port where the configuration names none
-	Uplinks  []string   // empty: all
+	Protocol uint8          // IPPROTO_TCP or IPPROTO_UDP
+	Ports    PortRange      // on the uplink's address
+	To       netip.Addr     // the server behind the router
+	ToPorts  PortRange      // as many as Ports, one for one, or a single one for all of them
+	Uplinks  []string       // empty: all
+	Sources  []netip.Prefix // clients that may use it, of To's family; empty: all; they may overlap
+	Hairpin  bool           // clients in the LAN may use it by the uplinks' addresses, too
 }
 
 // API is the [api] table.

@@ -187,7 +187,7 @@ func (r *reader) checkIDs(root *node, cfg *Config) {
 func (r *reader) checkForwards(root *node, cfg *Config) {
 	type claim struct {
 		*PortForward
-		port ports
+		port PortRange
 		n    *node // of the port
 	}
 	var earlier []claim
@@ -198,7 +198,7 @@ next:
 				continue next
 			}
 		}
-		f := claim{&cfg.PortForwards[i], n.get("port").val.(ports), n.get("port")}
+		f := claim{&cfg.PortForwards[i], n.get("port").val.(PortRange), n.get("port")}
 		for _, o := range earlier {
 			if f.port.overlaps(o.port) && f.Protocol == o.Protocol && f.To.Is4() == o.To.Is4() && sharesUplink(f.PortForward, o.PortForward) {
 				r.failAt(f.n.file, f.n.line, keyPath{"port_forward"}.item(n.index).add("port").String(),

@@ -20,12 +20,3 @@ type Health struct {
 	DegradedLoss    int           // percent; 0: off
 	DegradedLatency time.Duration // smoothed round trip; 0: off
 }
-
-// Failback says what moves when a better tier returns.
-type Failback int
-
-// The ways to move back.
-const (
-	FailbackNew Failback = iota // new connections
-	FailbackAll                 // the others too
-)

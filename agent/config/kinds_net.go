@@ -164,49 +164,47 @@ func gatewayKind(key, wants string, family func(netip.Addr) bool) kind {
 	})
 }
 
-// ports is a range of ports, both ends included; zero means that none is given.
-type ports struct{ lo, hi uint16 }
-
 // overlaps reports whether a port is in both ranges.
-func (p ports) overlaps(o ports) bool { return p.lo <= o.hi && o.lo <= p.hi }
+func (p PortRange) overlaps(o PortRange) bool { return p.Lo <= o.Hi && o.Lo <= p.Hi }
 
-func (p ports) String() string {
-	if p.lo == p.hi {
-		return strconv.Itoa(int(p.lo))
+// String returns "80" or "8000-8010".
+func (p PortRange) String() string {
+	if p.Lo == p.Hi {
+		return strconv.Itoa(int(p.Lo))
 	}
-	return fmt.Sprintf("%d-%d", p.lo, p.hi)
+	return fmt.Sprintf("%d-%d", p.Lo, p.Hi)
 }
 
 const portWants = `a port from 1 to 65535, or a range such as "8000-8010"`
 
-var portOrRange = scalar(portWants, func(raw any) (ports, error) {
+var portOrRange = scalar(portWants, func(raw any) (PortRange, error) {
 	switch v := raw.(type) {
 	case int64:
 		if v < 1 || v > 65535 {
-			return ports{}, fmt.Errorf("%d is no port: write a number from 1 to 65535", v)
+			return PortRange{}, fmt.Errorf("%d is no port: write a number from 1 to 65535", v)
 		}
-		return ports{uint16(v), uint16(v)}, nil
+		return PortRange{uint16(v), uint16(v)}, nil
 	case string:
 		if isDigits(raw) {
-			return ports{}, fmt.Errorf("is %s, wants %s: write a single port without quotes", describe(raw), portWants)
+			return PortRange{}, fmt.Errorf("is %s, wants %s: write a single port without quotes", describe(raw), portWants)
 		}
 		if p, ok := parsePorts(v); ok {
 			return p, nil
 		}
-		return ports{}, badText(v, "a range of ports: write the lower and the higher port from 1 to 65535, such as \"8000-8010\"")
+		return PortRange{}, badText(v, "a range of ports: write the lower and the higher port from 1 to 65535, such as \"8000-8010\"")
 	}
-	return ports{}, wrongType(raw, portWants)
+	return PortRange{}, wrongType(raw, portWants)
 })
 
 // parsePorts reads "80" or "8000-8010".
-func parsePorts(s string) (ports, bool) {
+func parsePorts(s string) (PortRange, bool) {
 	from, to, isRange := strings.Cut(s, "-")
 	lo, ok := parsePort(from)
 	if !ok || !isRange {
-		return ports{lo, lo}, ok
+		return PortRange{lo, lo}, ok
 	}
 	hi, ok := parsePort(to)
-	return ports{lo, hi}, ok && lo < hi
+	return PortRange{lo, hi}, ok && lo < hi
 }
 
 // parsePort reads a decimal number from 1 to 65535, without a sign or leading zeros.
@@ -218,7 +216,7 @@ func parsePort(s string) (uint16, bool) {
 // endpoint is where a port forward leads to.
 type endpoint struct {
 	addr  netip.Addr
-	ports ports
+	ports PortRange
 }
 
 const endpointWants = `"192.168.0.10", "192.168.0.10:8080", "fd00::10" or "[fd00::10]:8080"`

@@ -6,58 +6,101 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
-var macAddress = text("a hardware address", func(s string) (string, error) {
+// mac is a hardware address, printed with colons.
+type mac [6]byte
+
+func (m mac) String() string { return net.HardwareAddr(m[:]).String() }
+
+var macAddress = text("a hardware address", func(s string) (mac, error) {
 	hw, err := net.ParseMAC(s)
-	if err != nil || len(hw) != 6 || !strings.Contains(s, ":") {
-		return "", badText(s, `a hardware address: write one such as "02:00:00:00:00:01"`)
+	if err != nil || len(hw) != len(mac{}) || !strings.Contains(s, ":") {
+		return mac{}, badText(s, `a hardware address: write one such as "02:00:00:00:00:01"`)
 	}
-	return hw.String(), nil
+	return mac(hw), nil
 })
 
-var protocolNames = []string{"tcp", "udp", "icmp", "icmpv6", "sctp", "dccp", "udplite", "gre", "esp", "ah", "ipip", "ipv6", "igmp", "ospf", "l2tp"}
+// protocol is one that a rule can name. Values are those of linux/in.h.
+type protocol struct {
+	name    string
+	numbers []uint8
+	ports   bool // it has ports, where tcp has them
+	only    int  // the one IP version that carries it; 0: both
+}
 
-var protocolName = enum(protocolNames...)
+var protocols = []protocol{
+	{name: "tcp", numbers: []uint8{6}, ports: true},
+	{name: "udp", numbers: []uint8{17}, ports: true},
+	{name: "icmp", numbers: []uint8{1, 58}}, // whoever means one of them writes addresses, or icmpv6
+	{name: "icmpv6", numbers: []uint8{58}, only: 6},
+	{name: "sctp", numbers: []uint8{132}, ports: true},
+	{name: "dccp", numbers: []uint8{33}, ports: true},
+	{name: "udplite", numbers: []uint8{136}, ports: true},
+	{name: "gre", numbers: []uint8{47}},
+	{name: "esp", numbers: []uint8{50}},
+	{name: "ah", numbers: []uint8{51}},
+	{name: "ipip", numbers: []uint8{4}},
+	{name: "ipv6", numbers: []uint8{41}},
+	{name: "igmp", numbers: []uint8{2}, only: 4},
+	{name: "ospf", numbers: []uint8{89}},
+	{name: "l2tp", numbers: []uint8{115}},
+}
 
-var dscpNames = []string{
-	"cs0", "cs1", "cs2", "cs3", "cs4", "cs5", "cs6", "cs7",
-	"af11", "af12", "af13", "af21", "af22", "af23", "af31", "af32", "af33", "af41", "af42", "af43",
-	"le", "be", "va", "ef",
+var protocolName = func() kind {
+	names := make([]string, len(protocols))
+	for i, p := range protocols {
+		names[i] = p.name
+	}
+	return enum(names...)
+}()
+
+// findProtocol returns the protocol of a name that protocolName accepts.
+func findProtocol(name string) protocol {
+	return protocols[slices.IndexFunc(protocols, func(p protocol) bool { return p.name == name })]
+}
+
+// dscpNames are the names of RFC 4594 and what follows it, with their numbers.
+var dscpNames = map[string]uint8{
+	"cs0": 0, "cs1": 8, "cs2": 16, "cs3": 24, "cs4": 32, "cs5": 40, "cs6": 48, "cs7": 56,
+	"af11": 10, "af12": 12, "af13": 14, "af21": 18, "af22": 20, "af23": 22,
+	"af31": 26, "af32": 28, "af33": 30, "af41": 34, "af42": 36, "af43": 38,
+	"le": 1, "be": 0, "va": 44, "ef": 46,
 }
 
 var dscpName = text("a DSCP name", func(s string) (string, error) {
-	if slices.Contains(dscpNames, s) {
+	if _, ok := dscpNames[s]; ok {
 		return s, nil
 	}
 	return "", badText(s, `a DSCP name: write one such as "ef", "af41" or "cs1"`)
 })
 
-// clock is a span of the day in minutes; to may be before from, over midnight.
-type clock struct{ from, to int }
+// dayNames are the days in the order of time.Weekday.
+var dayNames = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 
-var hourRange = text("a span of the day", func(s string) (clock, error) {
+var hourRange = text("a span of the day", func(s string) (Hours, error) {
 	begin, end, ok := strings.Cut(s, "-")
 	from, ok1 := parseClock(begin)
 	to, ok2 := parseClock(end)
-	if !ok || !ok1 || !ok2 || from == 24*60 {
-		return clock{}, badText(s, `a span of the day: write one such as "08:00-18:00" or "22:00-06:00"`)
+	if !ok || !ok1 || !ok2 || from == 24*time.Hour {
+		return Hours{}, badText(s, `a span of the day: write one such as "08:00-18:00" or "22:00-06:00"`)
 	}
 	if from == to {
-		return clock{}, fmt.Errorf("%s has no length: write two different times", quote(s))
+		return Hours{}, fmt.Errorf("%s has no length: write two different times", quote(s))
 	}
-	return clock{from, to}, nil
+	return Hours{from, to}, nil
 })
 
-// parseClock reads hh:mm, up to 24:00, as minutes.
-func parseClock(s string) (int, bool) {
+// parseClock reads hh:mm, up to 24:00, as time since midnight.
+func parseClock(s string) (time.Duration, bool) {
 	if len(s) != 5 || s[2] != ':' {
 		return 0, false
 	}
 	h, err1 := strconv.ParseUint(s[:2], 10, 8)
 	m, err2 := strconv.ParseUint(s[3:], 10, 8)
-	t := int(h*60 + m)
-	return t, err1 == nil && err2 == nil && m < 60 && t <= 24*60
+	t := time.Duration(h)*time.Hour + time.Duration(m)*time.Minute
+	return t, err1 == nil && err2 == nil && m < 60 && t <= 24*time.Hour
 }
 
 var domainName = text("a domain", func(s string) (string, error) {

@@ -110,8 +110,8 @@ func (r *reader) checkRules(root *node) {
 		if port == nil || to == nil || port.val == nil || to.val == nil {
 			continue
 		}
-		from, target := port.val.(ports), to.val.(endpoint).ports
-		if target.hi > target.lo && target.hi-target.lo != from.hi-from.lo {
+		from, target := port.val.(PortRange), to.val.(endpoint).ports
+		if target.Hi > target.Lo && target.Hi-target.Lo != from.Hi-from.Lo {
 			r.fail(to, keyPath{"port_forward"}.item(fw.index).add("to"), fmt.Sprintf("leads from ports %s to %s: write ranges of the same length", from, target))
 		}
 	}

@@ -206,9 +206,9 @@ group = "root"
 		Policies: []Policy{{Name: "default", Tiers: [][]string{{"Cable_2", "dsl"}, {"4g"}},
 			Weights: map[string]int{"dsl": 3, "4g": 2}, Failback: FailbackAll}},
 		PortForwards: []PortForward{
-			{Name: "web", Protocol: 6, Port: 80, To: addr("192.168.0.10"), ToPort: 8080, Uplinks: []string{"dsl", "4g"}},
-			{Name: "dns", Protocol: 17, Port: 53, To: addr("fd00::10"), ToPort: 53},
-			{Name: "dns6", Protocol: 17, Port: 5353, To: addr("fd00::10"), ToPort: 53},
+			{Name: "web", Protocol: 6, Ports: PortRange{80, 80}, To: addr("192.168.0.10"), ToPorts: PortRange{8080, 8080}, Uplinks: []string{"dsl", "4g"}},
+			{Name: "dns", Protocol: 17, Ports: PortRange{53, 53}, To: addr("fd00::10"), ToPorts: PortRange{53, 53}, Hairpin: true},
+			{Name: "dns6", Protocol: 17, Ports: PortRange{5353, 5353}, To: addr("fd00::10"), ToPorts: PortRange{53, 53}, Hairpin: true},
 		},
 		API:   API{Socket: "/tmp/agent.sock", Group: "root"},
 		Files: []string{"a.toml"},
@@ -396,7 +396,7 @@ func TestReference(t *testing.T) {
 		if s.def == nil || example {
 			continue
 		}
-		if diff := cmp.Diff(s.def, nodes[0].val, append(netipEqual, cmp.AllowUnexported(ports{}))...); diff != "" {
+		if diff := cmp.Diff(s.def, nodes[0].val, netipEqual...); diff != "" {
 			t.Errorf("%s is not shown with its default (-want +got)\n%s", k.path, diff)
 		}
 	}
@@ -544,7 +544,7 @@ func checkInvariants(t *testing.T, cfg *Config) {
 	}
 	names := map[string]bool{}
 	for _, f := range cfg.PortForwards {
-		if names[f.Name] || f.Port == 0 || f.ToPort == 0 || !f.To.IsValid() || f.Protocol != 6 && f.Protocol != 17 {
+		if names[f.Name] || f.Ports.Lo == 0 || f.ToPorts.Lo == 0 || !f.To.IsValid() || f.Protocol != 6 && f.Protocol != 17 {
 			bad("%+v", f)
 		}
 		names[f.Name] = true

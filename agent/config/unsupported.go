@@ -60,10 +60,10 @@ func emptyList(val any) bool {
 
 func singlePort(val any) bool {
 	switch v := val.(type) {
-	case ports:
-		return v.lo == v.hi
+	case PortRange:
+		return v.Lo == v.Hi
 	case endpoint:
-		return v.ports.lo == v.ports.hi
+		return v.ports.Lo == v.ports.Hi
 	}
 	return false
 }

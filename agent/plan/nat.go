@@ -62,7 +62,7 @@ func (m *maker) nat() {
 		s.Policies = append(s.Policies, nat.Policy{Name: p.Name, ID: p.ID, Mark: p.Mark})
 	}
 	for _, p := range m.Config.PortForwards {
-		f := nat.PortForward{Protocol: p.Protocol, Port: p.Port, To: netip.AddrPortFrom(p.To, p.ToPort)}
+		f := nat.PortForward{Protocol: p.Protocol, Port: p.Ports.Lo, To: netip.AddrPortFrom(p.To, p.ToPorts.Lo)}
 		for _, name := range p.Uplinks {
 			f.Uplinks = append(f.Uplinks, m.IDs.Uplinks[name])
 		}
