@@ -35,7 +35,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	quick := flags.Bool("quick", false, "a short run, about 20 seconds: for a first impression")
 	file := flags.String("o", "", "keep the results in this `file`, as JSON")
 	program := flags.String("agent", "", "measure this `program` instead of building the agent")
-	against := flags.String("against", "", "compare with this `program`, too: an agent of another version (variants F and G)")
+	against := flags.String("against", "", "compare with this `program`, too: an agent of another version (variants G and H)")
 	only := flags.String("only", "", "packets of these variants only, such as \"ABD\"; no bounds")
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
 		return 2

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -43,11 +44,12 @@ func variants(against bool) []*variant {
 		{id: "C", what: "agent, 2 uplinks, no guard", uplinks: 2, start: startAgent(false, false)},
 		{id: "D", what: "agent, 64 uplinks, guard", uplinks: 64, start: startAgent(true, false)},
 		{id: "E", what: "Shorewall, 2 providers, balance", uplinks: 2, start: startShorewall},
+		{id: "F", what: "the least with marks, 2 uplinks", uplinks: 2, start: startFloor},
 	}
 	if against {
 		all = append(all,
-			&variant{id: "F", what: "the other agent, as B", uplinks: 2, start: startAgent(true, true)},
-			&variant{id: "G", what: "the other agent, as C", uplinks: 2, start: startAgent(false, true)})
+			&variant{id: "G", what: "the other agent, as B", uplinks: 2, start: startAgent(true, true)},
+			&variant{id: "H", what: "the other agent, as C", uplinks: 2, start: startAgent(false, true)})
 	}
 	return all
 }
@@ -122,9 +124,7 @@ func startAgent(guard, other bool) func(context.Context, *bench, *house) error {
 
 // config writes an agent's configuration for a house.
 func config(h *house, guard bool, weights []int) string {
-	router := fmt.Sprintf("[router]\nguard = %v\n", guard)
-	text := rig.Config(h.Topology, weights)
-	return router + text[len("[router]\n"):]
+	return strings.Replace(rig.Config(h.Topology, weights), "[router]\n", fmt.Sprintf("[router]\nguard = %v\n", guard), 1)
 }
 
 // agent prepares an agent in a folder of its own.
