@@ -19,7 +19,9 @@ func (g group) settle(now time.Time) {
 		if !j.condemned() {
 			continue
 		}
-		switch witness, lone := g.witness(j); {
+		switch at, witness, lone := g.witness(j); {
+		case witness && j.suspicion.spared() && at.After(j.suspicion.missed):
+			j.suspect(now) // targets answer again elsewhere, maybe here, too
 		case witness:
 			j.condemn(now)
 		case j.suspicion.spared():
@@ -52,18 +54,21 @@ func (g group) others(j *judge) func(func(*judge) bool) {
 }
 
 // witness reports whether targets answered another leg since j came under
-// suspicion: then j is dead, and not what it asks. A leg that is not probed
-// cannot tell, but can take over. lone is true if there is no other leg.
-func (g group) witness(j *judge) (witness, lone bool) {
+// suspicion: then j is dead, and not what it asks. What they answered was sent
+// at that time. A leg that is not probed cannot tell, but can take over. lone
+// is true if there is no other leg.
+func (g group) witness(j *judge) (at time.Time, witness, lone bool) {
 	lone = true
 	for o := range g.others(j) {
 		lone = false
-		unprobed := len(o.targets.list) == 0 && o.state != Down
-		if unprobed || !o.answered.IsZero() && !o.answered.Before(j.suspicion.since) {
-			return true, false
+		if len(o.targets.list) == 0 && o.state != Down {
+			return time.Time{}, true, false
+		}
+		if !o.answered.IsZero() && !o.answered.Before(j.suspicion.since) && (!witness || o.answered.Before(at)) {
+			at, witness = o.answered, true
 		}
 	}
-	return false, lone
+	return at, witness, lone
 }
 
 // alone reports whether no other leg of the family carries anything.

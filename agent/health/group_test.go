@@ -131,3 +131,24 @@ func TestLinkReturnsBesideADeadOne(t *testing.T) {
 		t.Errorf("%v", b.state)
 	}
 }
+
+// Targets that were dead for everybody answer again: not in the same moment on
+// each uplink, and the first one to hear of it does not condemn the others.
+func TestAllTargetsReturn(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(100) {
+		s := newSim(seed)
+		back := time.Minute + time.Duration(s.random.Int64N(int64(time.Second)))
+		for _, name := range []string{"cable", "dsl", "lte"} {
+			slow := rtt + time.Duration(s.random.Int64N(int64(300*time.Millisecond)))
+			s.add(name, settings(3), steady(slow).dead(20*time.Second, back))
+		}
+		s.run(2 * time.Minute)
+		for _, u := range s.legs {
+			u.want(t, Up)
+			if v := u.verdict(s.now); v.Reason != "" {
+				t.Fatalf("%+v", v)
+			}
+		}
+	}
+}

@@ -16,6 +16,7 @@ type suspicion struct {
 	next    time.Time     // when the next round is due
 	pause   time.Duration // between rounds
 	failed  int           // rounds in a row in which nothing answered
+	missed  time.Time     // when the newest of them was sent
 	asked   bool          // the other legs were asked whether targets answer them
 	alarm   bool          // the traffic began it, not a probe
 	excuse  string        // why a condemned leg stays what it is
@@ -68,6 +69,7 @@ func (j *judge) roundFailed(now time.Time, b *batch) {
 		s.failed = 0
 		return
 	}
+	s.missed = b.sent
 	if s.failed++; s.failed == 1 {
 		s.next = earlier(s.next, now.Add(j.settings.SuspectInterval))
 	}
