@@ -20,8 +20,14 @@ func (j *judge) remember() Memory {
 }
 
 // recall takes in what was kept, before the first found or lost. The clock may
-// have been set since then: no time is believed that cannot be.
+// have been set since then: no time is believed that cannot be. It may be set
+// again: from now on the times are on the clock that nobody sets.
 func (j *judge) recall(m Memory, now time.Time) {
+	for _, t := range []*time.Time{&m.Since, &m.Until, &m.Decayed} {
+		if !t.IsZero() {
+			*t = now.Add(t.Sub(now))
+		}
+	}
 	j.fresh = false
 	j.state, j.reason, j.since = m.State, m.Reason, m.Since
 	if m.Since.After(now) || m.Since.IsZero() {

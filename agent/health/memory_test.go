@@ -59,6 +59,28 @@ func TestMemoryOfAnotherTime(t *testing.T) {
 	}
 }
 
+// The clock may be set after the start: what is recalled stays as far away as it
+// was, on the clock that nobody sets.
+func TestMemoryKeepsItsDistance(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	j := newJudge(Leg{"dsl", routes.IPv4}, settings(3), nil, now)
+	m := Memory{State: Down, Since: now.Add(-time.Hour).Round(0), Until: now.Add(time.Minute).Round(0), Flaps: 1, Decayed: now.Add(-time.Minute).Round(0)}
+	j.recall(m, now)
+	for _, at := range []time.Time{j.since, j.hold.until, j.hold.decayed} {
+		if at == at.Round(0) {
+			t.Errorf("%v is on the wall clock", at)
+		}
+	}
+	if diff := cmp.Diff(m, j.remember()); diff != "" {
+		t.Errorf("remembered (-want +got):\n%s", diff)
+	}
+	j.recall(Memory{}, now)
+	if j.hold.until != (time.Time{}) {
+		t.Errorf("a hold-down until %v out of nothing", j.hold.until)
+	}
+}
+
 func TestMemoryText(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{`{"dsl":{}}`, `{"/4":{}}`, `{"dsl/5":{}}`, `{"dsl/4":{"state":"fine"}}`} {

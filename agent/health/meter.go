@@ -1,6 +1,8 @@
 package health
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"multiroute/agent/config"
@@ -42,6 +44,14 @@ func (m *meter) answered(index int, s config.Scheme) {
 	c := m.own[index]
 	c.In += packets(s).In
 	m.own[index] = c
+}
+
+// keep forgets the interfaces that are nobody's any more: those of dial-up links
+// are new ones each time.
+func (m *meter) keep(legs []Watched) {
+	maps.DeleteFunc(m.own, func(index int, _ Counter) bool {
+		return !slices.ContainsFunc(legs, func(w Watched) bool { return w.Traffic == index })
+	})
 }
 
 // others returns c without our own packets. It may be less than 0 and wrap:

@@ -19,8 +19,14 @@ type Monitor struct {
 	order  []*watch // by leg
 	group  group    // their judges
 	closed []Prober // to be closed by Run
-	memory map[Leg]Memory
+	memory map[Leg]kept
 	meter  meter
+}
+
+// kept is what is remembered of a leg that is not watched.
+type kept struct {
+	Memory
+	last time.Time // when it was watched, or when it was recalled
 }
 
 // watch is a leg with what belongs to it.
@@ -47,8 +53,11 @@ func NewMonitor(o Options) *Monitor {
 	if o.Changed == nil {
 		o.Changed = func() {}
 	}
-	m := &Monitor{options: o, legs: map[Leg]*watch{}, memory: map[Leg]Memory{}, meter: meter{own: map[int]Counter{}}}
-	maps.Copy(m.memory, o.Memory)
+	m := &Monitor{options: o, legs: map[Leg]*watch{}, memory: map[Leg]kept{}, meter: meter{own: map[int]Counter{}}}
+	now := time.Now()
+	for l, k := range o.Memory {
+		m.memory[l] = kept{k, now}
+	}
 	m.inbox.wake = make(chan struct{}, 1)
 	return m
 }
@@ -66,7 +75,7 @@ func (m *Monitor) Watch(legs []Watched) {
 		m.watch(w, now)
 	}
 	for l, w := range gone {
-		m.memory[l] = w.remember()
+		m.memory[l] = kept{w.remember(), now}
 		m.close(w)
 		delete(m.legs, l)
 	}
@@ -77,6 +86,7 @@ func (m *Monitor) Watch(legs []Watched) {
 	for _, w := range m.order {
 		m.group = append(m.group, w.judge)
 	}
+	m.meter.keep(legs)
 	m.group.settle(now)
 	m.tell()
 	m.inbox.poke()
@@ -92,8 +102,8 @@ func (m *Monitor) watch(want Watched, now time.Time) {
 	w := m.legs[want.Leg]
 	if w == nil {
 		w = &watch{judge: newJudge(want.Leg, want.Settings, m.options.Rand, now)}
-		if kept, ok := m.memory[want.Leg]; ok {
-			w.recall(kept, now)
+		if k, ok := m.memory[want.Leg]; ok {
+			w.recall(k.Memory, now)
 			delete(m.memory, want.Leg)
 		}
 		w.told = told{w.state, w.why(), false}
@@ -164,8 +174,11 @@ func (m *Monitor) Memories() map[Leg]Memory {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	maps.DeleteFunc(m.memory, func(_ Leg, k Memory) bool { return now.Sub(k.Since) > forgetTime && now.After(k.Until) })
-	all := maps.Clone(m.memory)
+	maps.DeleteFunc(m.memory, func(_ Leg, k kept) bool { return now.Sub(k.last) > forgetTime })
+	all := make(map[Leg]Memory, len(m.memory)+len(m.legs))
+	for l, k := range m.memory {
+		all[l] = k.Memory
+	}
 	for l, w := range m.legs {
 		all[l] = w.remember()
 	}

@@ -337,8 +337,58 @@ func TestMonitorMemory(t *testing.T) {
 		if v := m.Verdicts(); v[leg("dsl")].State != Up {
 			t.Errorf("%+v", v)
 		}
-		if all := m.Memories(); len(all) != 2 {
+		if all := m.Memories(); len(all) != 3 {
 			t.Errorf("%+v", all)
+		}
+		time.Sleep(time.Hour)
+		if all := m.Memories(); len(all) != 2 {
+			t.Errorf("one that is not watched any more is not forgotten: %+v", all)
+		}
+	})
+}
+
+// A leg that is not watched for a while, because somebody took it out, is still
+// as dead as it was before, however long it has been.
+func TestMonitorTakenOut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		m, stop := running(t, Options{Open: n.open})
+		defer stop()
+		both := []Watched{watched("dsl", 1), watched("lte", 2)}
+		m.Watch(both)
+		time.Sleep(5 * time.Second)
+		n.kill("dsl", true)
+		time.Sleep(2 * time.Hour)
+		before := m.Verdicts()[leg("dsl")]
+		m.Watch(both[1:])
+		if all := m.Memories(); len(all) != 2 {
+			t.Errorf("remembered: %+v", all)
+		}
+		time.Sleep(10 * time.Minute)
+		m.Memories()
+		m.Watch(both)
+		if v := m.Verdicts()[leg("dsl")]; v.State != Down || !v.Since.Equal(before.Since) {
+			t.Errorf("%+v, was %+v", v, before)
+		}
+	})
+}
+
+// A link whose index is another one each time costs no memory.
+func TestMonitorForgetsInterfaces(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		m, stop := running(t, Options{Open: n.open, Counters: func() (map[int]Counter, error) { return nil, nil }})
+		for i := range 20 {
+			ppp := watched("dsl", i+1)
+			ppp.Traffic = i + 1
+			m.Watch([]Watched{ppp})
+			time.Sleep(time.Second)
+		}
+		stop()
+		if len(m.meter.own) != 1 {
+			t.Errorf("own packets are counted of %d interfaces", len(m.meter.own))
 		}
 	})
 }
