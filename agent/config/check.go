@@ -109,7 +109,7 @@ func (r *reader) checkRequired(n *node, s *spec, p keyPath) {
 
 // checkGaps reports what is right but has no behaviour yet.
 func (r *reader) checkGaps(n *node, s *spec, p keyPath) {
-	if g := findGap(p); g != nil {
+	if g := findGap(r.gaps, p); g != nil {
 		r.checkGap(n, s, p, g)
 		return
 	}

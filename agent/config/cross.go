@@ -34,6 +34,7 @@ func (r *reader) crossCheck(root *node, cfg *Config) {
 		}
 	}
 	r.checkPinned(uplinks)
+	r.checkFallback(root)
 	r.checkHealth(contractSpec().children["health"], root, uplinks)
 	r.checkForwards(root, cfg)
 }
@@ -79,6 +80,9 @@ func (r *reader) checkUplink(u uplinkNode, cfg *Config, root *node) {
 	if u.IPv6 == IPv6Routed && u.good("ipv6", "gateway6") && !hasPrefix && (routed == nil || !routed.bad) {
 		r.failKey(u, "ipv6", `"routed" needs the IPv6 prefix behind the router: add it to [router] routed, or write "masquerade"`)
 	}
+	if u.MTU > 0 && u.MTU < minMTU6 && u.IPv6 != IPv6Off && u.good("mtu", "ipv6", "gateway6") {
+		r.failKey(u, "mtu", fmt.Sprintf(`IPv6 needs packets of %d bytes: write that or more, or ipv6 = "off"`, minMTU6))
+	}
 	for _, key := range []string{"gateway", "gateway6"} {
 		gw := u.gateway(key)
 		if gw.Mode == GatewayAddress && u.good(key, "addresses") && slices.Contains(u.Addresses, gw.Addr) {
@@ -86,6 +90,9 @@ func (r *reader) checkUplink(u uplinkNode, cfg *Config, root *node) {
 		}
 	}
 }
+
+// minMTU6 is the smallest MTU in bytes that IPv6 works with (RFC 8200, section 5).
+const minMTU6 = 1280
 
 // gateway returns what key says.
 func (u uplinkNode) gateway(key string) Gateway {
@@ -162,12 +169,27 @@ func pinned(p netip.Prefix) string {
 	return p.String()
 }
 
+// checkFallback reports that the policy "default" falls back to itself.
+func (r *reader) checkFallback(root *node) {
+	if n := root.get("policy").get("default").get("fallback"); n != nil && n.val == "default" {
+		r.fail(n, keyPath{"policy", "default", "fallback"}, `is this very policy: write "reject"`)
+	}
+}
+
 // maxIDs is how many uplinks and policies the widest mask can count.
 const maxIDs = 255
 
-// checkIDs reports that the mark cannot hold an id for each uplink and policy. Id 0 means none.
+// checkIDs reports that the mark cannot hold an id for each uplink and policy,
+// and for what rules want of their own. Id 0 means none.
 func (r *reader) checkIDs(root *node, cfg *Config) {
-	need := len(cfg.Uplinks) + len(cfg.Policies)
+	what, own := "uplinks and policies together", len(cfg.RuleUplinks())
+	if cfg.Bypasses() {
+		own++
+	}
+	if own > 0 {
+		what += fmt.Sprintf(", with %d for what rules name instead of a policy", own)
+	}
+	need := len(cfg.Uplinks) + len(cfg.Policies) + own
 	if have := 1<<bits.OnesCount32(cfg.Router.MarkMask) - 1; need > have {
 		n := root.get("router").get("mark_mask")
 		if n == nil {
@@ -179,7 +201,7 @@ func (r *reader) checkIDs(root *node, cfg *Config) {
 		if need > maxIDs {
 			remedy = fmt.Sprintf("remove uplinks, the widest mask can count %d", maxIDs)
 		}
-		r.failAt(n.file, n.line, "router.mark_mask", fmt.Sprintf("has room for %d uplinks and policies together, and there are %d: %s", have, need, remedy))
+		r.failAt(n.file, n.line, "router.mark_mask", fmt.Sprintf("has room for %d %s, and there are %d: %s", have, what, need, remedy))
 	}
 }
 

@@ -22,7 +22,7 @@ const tooLarge = "is larger than 8 MiB: a configuration needs a few KiB, split i
 // order of their names and without those that begin with a dot. The folder may
 // be absent. On failure the error is of type Errors.
 func Load(path string) (*Config, error) {
-	return parse(read(path))
+	return parse(read(path), unsupported)
 }
 
 // read collects the files; what cannot be read has a fault instead of a text.

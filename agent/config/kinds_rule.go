@@ -26,15 +26,15 @@ var macAddress = text("a hardware address", func(s string) (mac, error) {
 type protocol struct {
 	name    string
 	numbers []uint8
-	ports   bool // it has ports, where tcp has them
-	only    int  // the one IP version that carries it; 0: both
+	ports   bool     // it has ports, where tcp has them
+	only    families // the one that carries it; 0: both do
 }
 
 var protocols = []protocol{
 	{name: "tcp", numbers: []uint8{6}, ports: true},
 	{name: "udp", numbers: []uint8{17}, ports: true},
 	{name: "icmp", numbers: []uint8{1, 58}}, // whoever means one of them writes addresses, or icmpv6
-	{name: "icmpv6", numbers: []uint8{58}, only: 6},
+	{name: "icmpv6", numbers: []uint8{58}, only: ipv6},
 	{name: "sctp", numbers: []uint8{132}, ports: true},
 	{name: "dccp", numbers: []uint8{33}, ports: true},
 	{name: "udplite", numbers: []uint8{136}, ports: true},
@@ -43,7 +43,7 @@ var protocols = []protocol{
 	{name: "ah", numbers: []uint8{51}},
 	{name: "ipip", numbers: []uint8{4}},
 	{name: "ipv6", numbers: []uint8{41}},
-	{name: "igmp", numbers: []uint8{2}, only: 4},
+	{name: "igmp", numbers: []uint8{2}, only: ipv4},
 	{name: "ospf", numbers: []uint8{89}},
 	{name: "l2tp", numbers: []uint8{115}},
 }
@@ -59,6 +59,14 @@ var protocolName = func() kind {
 // findProtocol returns the protocol of a name that protocolName accepts.
 func findProtocol(name string) protocol {
 	return protocols[slices.IndexFunc(protocols, func(p protocol) bool { return p.name == name })]
+}
+
+// families returns the families that carry p.
+func (p protocol) families() families {
+	if p.only != 0 {
+		return p.only
+	}
+	return ipv4 | ipv6
 }
 
 // dscpNames are the names of RFC 4594 and what follows it, with their numbers.

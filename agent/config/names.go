@@ -80,59 +80,5 @@ func (r *reader) checkKnown(n *node, p keyPath, what, name string, known []strin
 	return false
 }
 
-// checkRules reports what is wrong with rules and port forwards beyond single keys.
-func (r *reader) checkRules(root *node) {
-	r.checkUnique(root, "rule")
-	r.checkUnique(root, "port_forward")
-	for _, rule := range root.get("rule").entries() {
-		p := keyPath{"rule"}.item(rule.index)
-		var does []string
-		for _, k := range []string{"policy", "uplink", "action"} {
-			if rule.get(k) != nil {
-				does = append(does, k)
-			}
-		}
-		switch {
-		case rule.bad:
-		case len(does) == 0:
-			r.fail(rule, p, "does not say what to do: add policy, uplink or action")
-		case len(does) > 1:
-			r.fail(rule.get(does[1]), p.add(does[1]), fmt.Sprintf("a rule does one thing only, and this one has %s already: remove one", does[0]))
-		}
-		if uid := rule.get("uid"); uid != nil && !uid.bad {
-			if local := rule.get("local"); local == nil || local.val == false {
-				r.fail(uid, p.add("uid"), "only the router's own traffic has a user: add local = true")
-			}
-		}
-	}
-	for _, fw := range root.get("port_forward").entries() {
-		port, to := fw.get("port"), fw.get("to")
-		if port == nil || to == nil || port.val == nil || to.val == nil {
-			continue
-		}
-		from, target := port.val.(PortRange), to.val.(endpoint).ports
-		if target.Hi > target.Lo && target.Hi-target.Lo != from.Hi-from.Lo {
-			r.fail(to, keyPath{"port_forward"}.item(fw.index).add("to"), fmt.Sprintf("leads from ports %s to %s: write ranges of the same length", from, target))
-		}
-	}
-}
-
-// checkUnique reports entries of the same name.
-func (r *reader) checkUnique(root *node, what string) {
-	first := map[string]*node{}
-	for _, e := range root.get(what).entries() {
-		n := e.get("name")
-		if n == nil || n.val == nil {
-			continue
-		}
-		name := n.val.(string)
-		if o, ok := first[name]; ok {
-			r.fail(n, keyPath{what}.item(e.index).add("name"), fmt.Sprintf("%s is the name of another one too, at %s: choose two different names", quote(name), r.where(o)))
-		} else {
-			first[name] = n
-		}
-	}
-}
-
 // where prints the position of n.
 func (r *reader) where(n *node) string { return fmt.Sprintf("%s:%d", r.files[n.file], n.line) }

@@ -24,7 +24,7 @@ func Parse(files []File) (*Config, error) {
 	for i, f := range files {
 		sources[i] = source{name: f.Name, text: f.Text}
 	}
-	return parse(sources)
+	return parse(sources, unsupported)
 }
 
 // source is a file, or why there is none.
@@ -37,6 +37,7 @@ type source struct {
 // reader collects what is wrong while a configuration is read.
 type reader struct {
 	files []string
+	gaps  []gap // what is refused because it has no behaviour
 	errs  []failure
 }
 
@@ -74,8 +75,8 @@ func (r *reader) err() error {
 // parse is the way from text to Config. Types and values are checked file by
 // file, so that a mistake is found even where a later file hides it; names,
 // missing keys and gaps are checked in what the files say together.
-func parse(sources []source) (*Config, error) {
-	r := &reader{}
+func parse(sources []source, gaps []gap) (*Config, error) {
+	r := &reader{gaps: gaps}
 	for _, src := range sources {
 		r.files = append(r.files, src.name)
 	}

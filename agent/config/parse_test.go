@@ -29,6 +29,25 @@ func must(t *testing.T, texts ...string) *Config {
 	return cfg
 }
 
+// mustAll is must, but keys without behaviour are not refused.
+func mustAll(t *testing.T, texts ...string) *Config {
+	t.Helper()
+	cfg, err := parseAll(texts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkInvariants(t, cfg)
+	return cfg
+}
+
+func parseAll(texts ...string) (*Config, error) {
+	var sources []source
+	for _, f := range files(texts...) {
+		sources = append(sources, source{name: f.Name, text: f.Text})
+	}
+	return parse(sources, nil)
+}
+
 func files(texts ...string) []File {
 	var fs []File
 	for i, text := range texts {
@@ -284,7 +303,7 @@ cable = 4
 // and may replace a value that has no behaviour by one that has.
 func TestMergeCompletes(t *testing.T) {
 	t.Parallel()
-	cfg := must(t, "[uplink.dsl]\nweight = 2\nmtu = 1400\n", "[uplink.dsl]\ninterface = 'eth1'\nmtu = 0\n")
+	cfg := must(t, "[uplink.dsl]\nweight = 2\nipv6 = 'prefix'\n", "[uplink.dsl]\ninterface = 'eth1'\nipv6 = 'off'\n")
 	if u := cfg.Uplink("dsl"); u.Weight != 2 || u.Interface != "eth1" {
 		t.Errorf("%+v", u)
 	}
@@ -303,8 +322,8 @@ a.toml:3: uplink.dsl.weight: is the string "x", wants a whole number from 1 to 2
 a.toml:1: a: wrong TOML: expected value but found '\n' instead: write text in quotes, a number, true, false, or a list in [ ]
 b.toml:2: uplink.dsl.wieght: unknown key: did you mean weight?
 c.toml:2: b: wrong TOML: Key 'b' has already been defined: remove one, or join them
-d.toml:1: uplink.dsl.mtu: not supported yet: setting the MTU comes in a later version; write 0 or remove this key
-`, []string{"a = \n", "[uplink.dsl]\nwieght = 2\n", "b = 1\nb = 2\n", "uplink.dsl.mtu = 1400\n"}},
+d.toml:1: uplink.dsl.ipv6: not supported yet: IPv6 prefix translation comes in a later version; write "masquerade", "routed" or "off"
+`, []string{"a = \n", "[uplink.dsl]\nwieght = 2\n", "b = 1\nb = 2\n", "uplink.dsl.ipv6 = 'prefix'\n"}},
 		{"conflicts name the other file", `
 b.toml:4: port_forward[1].name: "web" is the name of another one too, at a.toml:4: choose two different names
 b.toml:6: port_forward[1].port: port forward "web" at a.toml:6 takes this port too: choose another port, or give the two different uplinks
@@ -536,14 +555,23 @@ func checkInvariants(t *testing.T, cfg *Config) {
 				}
 			}
 		}
+		if (p.Sticky == StickyConnection) != (p.StickyTimeout == 0) || p.Name == "default" && p.Fallback != FallbackReject {
+			bad("%+v", p)
+		}
 		for name, w := range p.Weights {
 			if cfg.Uplink(name) == nil || w < 1 || w > 256 {
 				bad("weight %s %d", name, w)
 			}
 		}
 	}
+	checkRuleInvariants(t, cfg)
 	names := map[string]bool{}
 	for _, f := range cfg.PortForwards {
+		many, toMany := f.Ports.Hi-f.Ports.Lo, f.ToPorts.Hi-f.ToPorts.Lo
+		if f.Ports.Hi < f.Ports.Lo || f.ToPorts.Hi < f.ToPorts.Lo || toMany != 0 && toMany != many ||
+			slices.ContainsFunc(f.Sources, func(p netip.Prefix) bool { return p.Addr().Is4() != f.To.Is4() }) {
+			bad("%+v", f)
+		}
 		if names[f.Name] || f.Ports.Lo == 0 || f.ToPorts.Lo == 0 || !f.To.IsValid() || f.Protocol != 6 && f.Protocol != 17 {
 			bad("%+v", f)
 		}

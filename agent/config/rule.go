@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -29,6 +30,27 @@ type Rule struct {
 	Bypass bool   // routing is left alone
 
 	Pos string // "file:line" of the entry's header
+}
+
+// RuleUplinks returns the uplinks that rules name instead of a policy, in the
+// order of c.Uplinks.
+func (c *Config) RuleUplinks() []string {
+	named := map[string]bool{}
+	for i := range c.Rules {
+		named[c.Rules[i].Uplink] = true
+	}
+	var names []string
+	for i := range c.Uplinks {
+		if named[c.Uplinks[i].Name] {
+			names = append(names, c.Uplinks[i].Name)
+		}
+	}
+	return names
+}
+
+// Bypasses reports whether a rule leaves routing alone.
+func (c *Config) Bypasses() bool {
+	return slices.ContainsFunc(c.Rules, func(r Rule) bool { return r.Bypass })
 }
 
 // PortRange is a range of ports, both ends included. It is zero where none is given.

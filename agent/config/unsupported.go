@@ -23,6 +23,7 @@ const (
 // unsupported lists everything without behaviour.
 var unsupported = []gap{
 	{"rule.[]", false, nil, "rules come", removeKey},
+	{"rule.[].domains", false, emptyList, "rules by domain come", removeKey},
 
 	{"uplink.*.bandwidth", true, nil, "balancing by bandwidth comes", removeKey},
 	{"uplink.*.ipv6", false, not("prefix"), "IPv6 prefix translation comes", `write "masquerade", "routed" or "off"`},
@@ -74,10 +75,10 @@ func (g *gap) problem() string {
 }
 
 // findGap returns the row for exactly this path in terms of the contract.
-func findGap(parts []string) *gap {
-	for i := range unsupported {
-		if matches(unsupported[i].path, parts) {
-			return &unsupported[i]
+func findGap(gaps []gap, parts []string) *gap {
+	for i := range gaps {
+		if matches(gaps[i].path, parts) {
+			return &gaps[i]
 		}
 	}
 	return nil
