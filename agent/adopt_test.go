@@ -147,3 +147,29 @@ func TestAdoptAfterRepair(t *testing.T) {
 		t.Errorf("bound %d, ended %d", len(r.k.bound), len(r.k.ended))
 	}
 }
+
+// While a link has another name than its uplink's rules say, what begins leaves
+// without NAT, until no route leads there.
+func TestAdoptAfterRename(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	r.k.entries = testEntries()
+	r.k.facts.Link("eth1").Name = "eth9"
+	r.mustPass(time.Second)
+	last := func(what string) int {
+		for i, call := range slices.Backward(r.k.calls) {
+			if strings.Contains(call, what) {
+				return i
+			}
+		}
+		return -1
+	}
+	if r.k.facts.Link("eth9") == nil || len(r.k.ended) != 2 || last("list connections") < last("route ") {
+		t.Errorf("ended %d; asked: %q", len(r.k.ended), r.k.calls)
+	}
+	r.forget()
+	r.mustPass(time.Second)
+	if len(r.k.ended) > 0 {
+		t.Errorf("ended again: %v", r.k.ended)
+	}
+}

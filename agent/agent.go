@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -356,13 +357,13 @@ func (d *daemon) reload() (api.ReloadResult, error) {
 	if cfg.API != d.cfg.API {
 		result.Warnings = append(result.Warnings, "[api] takes effect when the agent is started again")
 	}
-	before, old, oldIDs, oldAt, oldGeneration := d.plan, d.cfg, d.ids, d.loadedAt, d.generation
+	before, old, oldIDs, oldAt, oldGeneration, oldOut := d.plan, d.cfg, d.ids, d.loadedAt, d.generation, maps.Clone(d.disabled)
 	d.accept(cfg)
 	if !result.Changed {
 		d.generation = oldGeneration
 	}
 	if err := d.try(time.Now()); err != nil {
-		d.cfg, d.ids, d.loadedAt, d.generation, d.loadErr = old, oldIDs, oldAt, oldGeneration, err
+		d.cfg, d.ids, d.loadedAt, d.generation, d.loadErr, d.disabled = old, oldIDs, oldAt, oldGeneration, err, oldOut
 		d.report(d.pass(time.Now()))
 		return api.ReloadResult{}, fmt.Errorf("the kernel refused the new configuration, the old one is in force again: %w", err)
 	}

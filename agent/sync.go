@@ -86,6 +86,10 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	if !state.Exists || !d.applied && len(state.Missing(rules)) > 0 {
 		d.fresh = true
 	}
+	moved := renamed(d.plan, &facts)
+	if moved {
+		d.fresh = true
+	}
 	if !d.mend(now, state, have, p, rules) {
 		return false, nil
 	}
@@ -126,13 +130,15 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		if !state.Satisfies(during) {
 			d.Log.Debug("writing nftables", "commands", state.Commands(during))
 			if err := d.table.Write(state, during); err != nil {
-				return true, err
+				d.owing = true
+				return true, errors.Join(refused, err)
 			}
 		}
 	}
 	// Before anything leads their packets elsewhere.
 	// If that fails it stays owed: a network without forwarding would be worse.
 	owed := errors.Join(refused, d.adopt(p))
+	d.fresh = d.fresh || moved // once more, when no route leads there
 	if err := d.router.Apply(staged.After); err != nil {
 		d.owing = true
 		return true, errors.Join(owed, err)
@@ -155,11 +161,23 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 			return true, err
 		}
 		if err := d.table.Write(state, rules); err != nil {
+			d.owing = true
 			return true, err
 		}
 	}
 	d.applied = true
 	return true, owed
+}
+
+// renamed reports whether the link of an uplink of the plan in force has another
+// name now. Routes follow the link, our rules on names do not: what began in
+// that moment left without NAT.
+func renamed(p plan.Plan, facts *routes.Facts) bool {
+	return slices.ContainsFunc(facts.Links, func(l routes.Link) bool {
+		return slices.ContainsFunc(p.Uplinks, func(u plan.Uplink) bool {
+			return u.Interface != l.Name && (u.V4.Linked && u.V4.Nexthop.Index == l.Index || u.V6.Linked && u.V6.Nexthop.Index == l.Index)
+		})
+	})
 }
 
 // leavers are the uplinks that the rules in the kernel serve and the new ones

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"multiroute/agent/api"
 	"multiroute/agent/plan"
 	"multiroute/nat"
 	"multiroute/routes"
@@ -472,6 +473,44 @@ func TestReload(t *testing.T) {
 			t.Errorf("connections of uplinks that stay were ended: %#x", r.k.deleted)
 		}
 	})
+}
+
+// A configuration without an uplink that is taken out, which the kernel refuses,
+// does not put it back.
+func TestRefusedReloadKeepsTakenOut(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	if err := r.setUplink("a", false, 0); err != nil {
+		t.Fatal(err)
+	}
+	r.write(onlyB + "destinations = [\"10.0.0.0/8\"]\n")
+	r.k.failWith = func(call string) bool { return strings.Contains(call, "route replace 10.0.0.0/8") }
+	if _, err := r.reload(); !errors.Is(err, errKernel) {
+		t.Fatalf("error %v", err)
+	}
+	if s := r.status().Uplinks[0]; s.Name != "a" || s.State != api.Disabled {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Rules that the kernel refuses to take were not taken away by another program.
+func TestRefusedRules(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	r.write(twoUplinks + "[[port_forward]]\nname = \"web\"\nprotocol = \"tcp\"\nport = 80\nto = \"192.168.0.10\"\n")
+	cfg := r.load()
+	r.accept(cfg)
+	r.k.failWith = func(call string) bool { return strings.HasPrefix(call, "nft ") }
+	for range 3 {
+		if err := r.pass(r.now); !errors.Is(err, errKernel) {
+			t.Fatalf("error %v", err)
+		}
+	}
+	r.k.failWith = nil
+	r.mustPass(0)
+	if s := r.status(); s.Drift.Repairs > 0 || strings.Contains(r.log.take(), "missing") {
+		t.Errorf("taken for another program's doing: %+v", s.Drift)
+	}
 }
 
 func TestChanges(t *testing.T) {

@@ -19,6 +19,7 @@ type judge struct {
 
 	state  State
 	reason string // of the state
+	blind  string // why it cannot be probed; else empty
 	since  time.Time
 
 	present  bool // there is a path
@@ -77,6 +78,7 @@ func (j *judge) configure(s config.Health, now time.Time) bool {
 		return false
 	}
 	j.stop()
+	j.blind = ""
 	j.targets = newTargets(j.list())
 	if len(j.targets.list) == 0 && j.present && j.state == Down {
 		j.up(now)
@@ -109,7 +111,7 @@ func (j *judge) lost(now time.Time, reason string) {
 	if !wasDown {
 		j.down(now)
 	}
-	j.present, j.returned, j.byProbes, j.reason = false, false, false, reason
+	j.present, j.returned, j.byProbes, j.reason, j.blind = false, false, false, reason, ""
 }
 
 // unmet says that there is a path, but nobody at its end: the leg is down at
@@ -124,7 +126,7 @@ func (j *judge) unmet(now time.Time, reason string) {
 // start begins to probe.
 func (j *judge) start(now time.Time) {
 	j.stop()
-	j.started, j.next, j.alive = true, now, now
+	j.started, j.next, j.alive, j.blind = true, now, now, ""
 }
 
 // stop ends probing. What is still unanswered is forgotten.
@@ -416,10 +418,14 @@ func (j *judge) down(now time.Time) {
 
 // why is the verdict's reason.
 func (j *judge) why() string {
-	if j.suspicion.spared() {
+	switch {
+	case j.suspicion.spared():
 		return j.suspicion.excuse
+	case j.blind == "" || j.reason == "":
+		return j.reason + j.blind
+	default:
+		return j.reason + "; " + j.blind
 	}
-	return j.reason
 }
 
 // verdict says what is known.

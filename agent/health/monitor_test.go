@@ -265,12 +265,18 @@ func TestMonitorCannotOpen(t *testing.T) {
 		if v := m.Verdicts()[leg("dsl")]; v.State != Up || opened < 3 || opened > 6 || !strings.Contains(log.String(), "operation not permitted") {
 			t.Fatalf("%+v, tried %d times, log:\n%s", v, opened, log.String())
 		}
+		if v := m.Verdicts()[leg("dsl")]; v.Reason != "it cannot be probed: operation not permitted" || strings.Count(log.String(), "WARN") != 1 {
+			t.Errorf("reason %q, log:\n%s", v.Reason, log.String())
+		}
 		n.mu.Lock()
 		n.refuse = nil
 		n.mu.Unlock()
 		time.Sleep(2 * time.Second)
 		if _, sent := n.counts(); sent == 0 {
 			t.Error("not probed")
+		}
+		if v := m.Verdicts()[leg("dsl")]; strings.Contains(v.Reason, "cannot be probed") {
+			t.Errorf("reason %q although it is probed", v.Reason)
 		}
 	})
 }

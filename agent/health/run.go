@@ -162,7 +162,7 @@ func (m *Monitor) openAll(ctx context.Context) {
 }
 
 // open opens the prober of a leg, unless the leg is wanted otherwise meanwhile.
-// While there is none, nothing is said against the leg.
+// While there is none, nothing is said against the leg; its reason says so.
 func (m *Monitor) open(w *watch) {
 	m.mu.Lock()
 	w.number++
@@ -183,7 +183,10 @@ func (m *Monitor) open(w *watch) {
 		}
 	case err != nil:
 		w.retry = now.Add(openRetry)
-		m.options.Log.Warn("cannot probe", "uplink", leg.Uplink, "family", familyName(leg), "err", err)
+		if blind := "it cannot be probed: " + err.Error(); blind != w.blind {
+			w.blind = blind
+			m.options.Log.Warn("cannot probe", "uplink", leg.Uplink, "family", familyName(leg), "err", err)
+		}
 	default:
 		w.prober, w.retry = p, time.Time{}
 		w.start(now)

@@ -2,10 +2,12 @@ package probe
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -158,5 +160,30 @@ func TestEarlyGateway(t *testing.T) {
 	}
 	if len(results) != 1 || results[0] != (health.Result{Token: 9, RTT: time.Millisecond}) || p.Ignored() != 3 {
 		t.Errorf("results %v, %d ignored; want one, 3 ignored", results, p.Ignored())
+	}
+}
+
+// Who may not open the sockets is told what is missing.
+func TestNoRight(t *testing.T) {
+	t.Parallel()
+	open := Opener(Options{Random: rand.Reader, enter: func(func() error) error { return unix.EPERM }})
+	path := health.Path{Interface: "eth1", Index: 1, Mark: 1, Source: netip.MustParseAddr("192.0.2.1")}
+	_, err := open(health.Leg{Uplink: "dsl", Family: routes.IPv4}, path, []config.Target{icmpTarget(lab.InternetAddress)}, func(health.Result) {})
+	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_RAW") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// The probes of some rounds of all the targets that a leg may have wait together.
+func TestManyProbesWait(t *testing.T) {
+	t.Parallel()
+	const targets, wait, pause = 8, 500 * time.Millisecond, 40 * time.Millisecond // of profile "fast"
+	var o outstanding
+	first := o.add(sent{token: 1})
+	for range targets * (wait/pause + 1) {
+		o.add(sent{})
+	}
+	if s, ok := o.take(first, anyProbe); !ok || s.token != 1 {
+		t.Error("a probe is forgotten before its time is over")
 	}
 }

@@ -6,9 +6,12 @@ import (
 	"time"
 )
 
-// maxOutstanding is how many probes of a leg may be without an answer. It
-// divides 1<<16, so that the sequence number of an echo request tells the place.
-const maxOutstanding = 64
+// maxOutstanding is how many probes of a leg may be without an answer. In
+// suspicion 8 targets, the most there are, come to 100 in the longest wait of a
+// profile: with less, answers of a slow link would find their probes forgotten.
+// It divides 1<<16, so that the sequence number of an echo request tells the
+// place.
+const maxOutstanding = 128
 
 // nonce is what only those know who saw the probe.
 type nonce [16]byte

@@ -47,7 +47,11 @@ func Opener(o Options) health.Open {
 	return func(leg health.Leg, path health.Path, targets []config.Target, result func(health.Result)) (health.Prober, error) {
 		p, err := open(o, leg, path, targets, result)
 		if err != nil {
-			return nil, fmt.Errorf("opening the probes of uplink %s (%s): %w", leg.Uplink, leg.Family, err)
+			hint := ""
+			if errors.Is(err, unix.EPERM) {
+				hint = " (it needs root, or CAP_NET_RAW and CAP_NET_ADMIN)"
+			}
+			return nil, fmt.Errorf("opening the probes of uplink %s (%s): %w%s", leg.Uplink, leg.Family, err, hint)
 		}
 		return p, nil
 	}
