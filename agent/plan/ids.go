@@ -20,6 +20,7 @@ type IDs struct {
 // removed names given out at once.
 func Assign(have IDs, c *config.Config) IDs {
 	limit := int(c.Router.MarkMask >> shift(c.Router.MarkMask))
+	all := policies(c)
 	ids := IDs{Uplinks: map[string]int{}, Policies: map[string]int{}}
 	taken, before := map[int]bool{}, map[int]bool{}
 	for _, m := range []map[string]int{have.Uplinks, have.Policies} {
@@ -35,7 +36,7 @@ func Assign(have IDs, c *config.Config) IDs {
 	for _, u := range c.Uplinks {
 		keep(have.Uplinks, ids.Uplinks, u.Name)
 	}
-	for _, p := range c.Policies {
+	for _, p := range all {
 		keep(have.Policies, ids.Policies, p.Name)
 	}
 	give := func(to map[string]int, name string) {
@@ -54,7 +55,7 @@ func Assign(have IDs, c *config.Config) IDs {
 	for _, u := range c.Uplinks {
 		give(ids.Uplinks, u.Name)
 	}
-	for _, p := range c.Policies {
+	for _, p := range all {
 		give(ids.Policies, p.Name)
 	}
 	return ids

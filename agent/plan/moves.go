@@ -67,7 +67,7 @@ func returned(old, new Plan) []End {
 				continue
 			}
 			before, now := old.Policies[i].Choice(f), p.Choice(f)
-			if now.Tier == NoTier || now.Tier >= before.Tier {
+			if now.Tier == NoTier || before.Tier != NoTier && now.Tier >= before.Tier {
 				continue
 			}
 			for _, u := range new.Uplinks {

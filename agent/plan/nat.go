@@ -59,7 +59,7 @@ func (m *maker) nat() {
 		}
 	}
 	for _, p := range m.Policies {
-		s.Policies = append(s.Policies, nat.Policy{Name: p.Name, ID: p.ID, Mark: p.Mark})
+		s.Policies = append(s.Policies, nat.Policy{Name: p.Name, ID: p.ID, Mark: p.Mark, Bypass: p.Bypass})
 	}
 	for _, p := range m.Config.PortForwards {
 		f := nat.PortForward{Protocol: p.Protocol, Port: p.Ports.Lo, To: netip.AddrPortFrom(p.To, p.ToPorts.Lo)}

@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"time"
 
 	"multiroute/agent/config"
 	"multiroute/agent/health"
@@ -23,10 +24,12 @@ type Input struct {
 	// Disabled are the uplinks that somebody took out by hand, and in which
 	// words.
 	Disabled map[string]string
+	// Now, in the local time zone, decides which rules are in force.
+	Now time.Time
 }
 
 // Plan is everything that the kernel should do, and why. It is a value: nobody
-// writes to it after Make returned it.
+// writes to it after Make returned it. The first policy is the default one.
 type Plan struct {
 	NAT      nat.Spec
 	Routes   routes.Spec
@@ -98,11 +101,13 @@ type Policy struct {
 	V4, V6 Choice
 	// MoveBack: when a better tier is back, the connections move to it, too.
 	MoveBack bool
+	Bypass   bool // the main table carries it
+	Implied  bool // a rule needs it; nobody has written it
 }
 
 // Choice is who carries a policy's traffic in one family.
 type Choice struct {
-	Tier    int // index of the tier in use; NoTier: nobody is usable
+	Tier    int // index of the tier in use; NoTier: nobody is usable, and members are those of the default policy
 	Members []Member
 }
 
@@ -149,13 +154,12 @@ func Make(in Input) Plan {
 	for i := range m.Uplinks {
 		m.judge(&in.Config.Uplinks[i], &m.Uplinks[i])
 	}
-	for _, p := range in.Config.Policies {
-		id := in.IDs.Policies[p.Name]
-		m.Policies = append(m.Policies, Policy{Name: p.Name, ID: id, Mark: m.mark(id), Table: m.table(id),
-			V4: m.choose(p, routes.IPv4), V6: m.choose(p, routes.IPv6), MoveBack: p.Failback == config.FailbackAll})
+	for _, p := range policies(in.Config) {
+		m.Policies = append(m.Policies, m.makePolicy(p))
 	}
 	m.routing()
 	m.nat()
+	m.rules()
 	m.sysctls()
 	m.warnings()
 	return m.Plan

@@ -51,7 +51,9 @@ func (m *maker) routing() {
 			if i == 0 {
 				m.rule(routes.Rule{Family: f, Priority: ruleDefault, Table: p.Table})
 			}
-			m.policy(f, p)
+			if !p.Bypass {
+				m.policy(f, p)
+			}
 		}
 	}
 }

@@ -1,0 +1,38 @@
+package plan
+
+import (
+	"multiroute/agent/config"
+	"multiroute/nat"
+)
+
+// rules turns the rules that are in force now into marks.
+func (m *maker) rules() {
+	marks := map[string]uint32{}
+	for _, p := range m.Policies {
+		marks[p.Name] = p.Mark
+	}
+	for _, r := range m.Config.Rules {
+		if !r.ActiveAt(m.Now) {
+			continue
+		}
+		n := nat.PolicyRule{Name: r.Name, From: r.From, To: r.To, Interfaces: r.Interfaces, MACs: r.MACs, Protocols: r.Protocols,
+			Ports: natPorts(r.Ports), SourcePorts: natPorts(r.SourcePorts), DSCP: r.DSCP, Local: r.Local, UIDs: r.UIDs}
+		switch {
+		case r.Bypass:
+			n.Policy = marks[bypassPolicy]
+		case r.Uplink != "":
+			n.Policy = marks[onlyPolicy+r.Uplink]
+		default:
+			n.Policy = marks[r.Policy]
+		}
+		m.NAT.Rules = append(m.NAT.Rules, n)
+	}
+}
+
+func natPorts(ranges []config.PortRange) []nat.PortRange {
+	var all []nat.PortRange
+	for _, r := range ranges {
+		all = append(all, nat.PortRange(r))
+	}
+	return all
+}
