@@ -287,7 +287,8 @@ rule-ports:14: rule[2].protocol: "ah" has no ports: remove it, or source_ports`}
 rule-unsupported:4: rule[1].name: not supported yet: rules come in a later version; remove this key
 rule-unsupported:5: rule[1].from: not supported yet: rules come in a later version; remove this key
 rule-unsupported:6: rule[1].protocol: not supported yet: rules come in a later version; remove this key
-rule-unsupported:7: rule[1].uplink: not supported yet: rules come in a later version; remove this key`},
+rule-unsupported:7: rule[1].uplink: not supported yet: rules come in a later version; remove this key
+rule-unsupported:8: rule[1].domains: not supported yet: rules come in a later version; remove this key`},
 	{"rule-values", `
 rule-values:5: rule[1].from: "192.168.0.20/24" has bits behind its length: write "192.168.0.0/24", or "192.168.0.20" for the one host
 rule-values:6: rule[1].domains: "-bad.org" is not a domain: write one such as "example.org", or "*.example.org" for all below it
