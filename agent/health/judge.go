@@ -173,7 +173,7 @@ func (j *judge) tick(now time.Time, out []probe) []probe {
 	if due.IsZero() || due.After(now) {
 		return out
 	}
-	j.late(now.Sub(due))
+	j.late(now, now.Sub(due))
 	for i := range j.flight.batches {
 		if b := &j.flight.batches[i]; !b.judged && !b.due.After(now) {
 			j.miss(now, b)
@@ -197,7 +197,7 @@ func (j *judge) tick(now time.Time, out []probe) []probe {
 // whole wait may have fallen into it proves nothing, others are given that
 // much more time, but only once, so that a machine that is always slow judges,
 // too.
-func (j *judge) late(over time.Duration) {
+func (j *judge) late(now time.Time, over time.Duration) {
 	if over <= max(20*time.Millisecond, j.settings.SuspectInterval/2) {
 		return
 	}
@@ -209,7 +209,10 @@ func (j *judge) late(over time.Duration) {
 			b.void = true
 		case !b.extended:
 			b.extended = true
-			b.due, b.keep = b.due.Add(over), b.keep.Add(over)
+			if b.due.Before(now) {
+				b.due = now // what arrived meanwhile may still be on its way to us
+			}
+			b.due, b.keep = b.due.Add(over), b.keep.Add(2*over)
 		}
 	}
 }

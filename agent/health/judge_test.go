@@ -439,3 +439,136 @@ func TestTargetDies(t *testing.T) {
 	}
 	u.want(t, Up)
 }
+
+// A timer that is a little late: the answer that has its turn only after it was
+// in time, and there is no suspicion.
+func TestMildlyLateTimer(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	u := s.add("dsl", settings(3), func(_ int, at time.Duration) (time.Duration, error) {
+		if at > 10*time.Second && at < 10600*time.Millisecond {
+			return 360 * time.Millisecond, nil
+		}
+		return rtt, nil
+	})
+	s.run(10 * time.Second)
+	sent, before := u.next.Sub(s.start), s.probes
+	s.stalls = [][2]time.Duration{{sent + 150*time.Millisecond, sent + 350*time.Millisecond}}
+	s.run(sent + 400*time.Millisecond)
+	if n := s.probes - before; n != 1 || u.suspicion.on || u.verdict(s.now).Loss > 0 {
+		t.Errorf("%d probes instead of one, %+v", n, u.verdict(s.now))
+	}
+}
+
+// A probe that is lost is no reason for suspicion if a later one was answered
+// before its time was over.
+func TestOvertaken(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	lost := 0
+	u := s.add("dsl", settings(3), func(_ int, at time.Duration) (time.Duration, error) {
+		if at > 10*time.Second && lost == 0 {
+			lost++
+			return -1, nil
+		}
+		return 240 * time.Millisecond, nil
+	})
+	for s.at() < 15*time.Second {
+		if s.run(s.at() + 10*time.Millisecond); u.suspicion.on {
+			t.Fatalf("suspicion at %v", s.at())
+		}
+	}
+	if lost != 1 || u.verdict(s.now).Loss == 0 {
+		t.Errorf("%d lost, %+v", lost, u.verdict(s.now))
+	}
+}
+
+// After a round that replies excused, rounds are counted anew.
+func TestExcusedRoundsBreakTheRow(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	u := s.add("dsl", settings(3), steady(rtt).dead(10*time.Second, never))
+	s.add("lte", settings(3), steady(rtt))
+	for u.suspicion.failed < u.settings.DownAfter-1 {
+		s.run(s.at() + time.Millisecond)
+	}
+	round := func(replies uint64) {
+		b := batch{all: true, sent: s.now, based: true, base: u.judge.traffic.last}
+		s.now = s.now.Add(200 * time.Millisecond)
+		u.judge.traffic.last.In += replies
+		u.judge.traffic.last.Out += replies
+		u.judge.traffic.at = s.now
+		u.roundFailed(s.now, &b)
+	}
+	round(100)
+	if !u.suspicion.excused || u.suspicion.failed != 0 {
+		t.Errorf("%+v", u.suspicion)
+	}
+	for range u.settings.DownAfter - 1 {
+		round(0)
+	}
+	if u.condemned() {
+		t.Errorf("rounds from before count: %+v", u.suspicion)
+	}
+}
+
+// A down is taken back once in a hold-down.
+func TestTakenBackOnce(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	u := s.add("dsl", settings(3), steady(rtt))
+	s.add("lte", settings(3), steady(rtt))
+	s.run(10 * time.Second)
+	// The answer to b comes when the leg has been down for a moment.
+	late := func() {
+		b := &batch{sent: s.now, timeout: 200 * time.Millisecond, judged: true, open: 2}
+		s.now = s.now.Add(600 * time.Millisecond)
+		u.condemn(s.now)
+		s.now = s.now.Add(100 * time.Millisecond)
+		u.believe(s.now, b, &shot{}, &u.targets.list[0], 700*time.Millisecond)
+	}
+	if late(); u.state != Up {
+		t.Fatal("not taken back")
+	}
+	s.now = s.now.Add(5 * time.Second)
+	if late(); u.state != Down {
+		t.Error("taken back twice within the hold-down")
+	}
+	u.up(s.now)
+	s.now = s.now.Add(5 * time.Second)
+	if late(); u.state != Up {
+		t.Error("not taken back after a hold-down")
+	}
+}
+
+// While a leg is down its probes are waited for as long as at first: that some
+// answers were quick says nothing yet.
+func TestDownIsPatient(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	dead, n := steady(rtt).dead(10*time.Second, 40*time.Second), 0
+	u := s.add("dsl", settings(3), func(target int, at time.Duration) (time.Duration, error) {
+		if at > 40*time.Second {
+			if n++; n == 5 {
+				return 900 * time.Millisecond, nil
+			}
+		}
+		return dead(target, at)
+	})
+	s.add("lte", settings(3), steady(rtt))
+	s.run(44 * time.Second)
+	u.want(t, Up, Down, Up)
+}
+
+// A gateway that does not answer is no target that is lost.
+func TestSilentHint(t *testing.T) {
+	t.Parallel()
+	h := settings(2)
+	h.Targets = append(h.Targets, config.Target{Text: "gateway", Scheme: config.GatewayTarget})
+	s := newSim(1)
+	u := s.add("dsl", h, steady(rtt).without(2).dead(10*time.Second, 10400*time.Millisecond))
+	s.run(15 * time.Second)
+	if g := &u.targets.list[2]; g.misses > 0 || !g.missedAt.IsZero() || g.tally != (tally{}) {
+		t.Errorf("%+v", g)
+	}
+}
