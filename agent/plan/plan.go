@@ -152,7 +152,7 @@ func Make(in Input) Plan {
 	}
 	m.twins()
 	for i := range m.Uplinks {
-		m.judge(&in.Config.Uplinks[i], &m.Uplinks[i])
+		m.judge(&m.Uplinks[i])
 	}
 	for _, p := range policies(in.Config) {
 		m.Policies = append(m.Policies, m.makePolicy(p))

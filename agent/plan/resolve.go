@@ -33,9 +33,9 @@ func (m *maker) resolve(c *config.Uplink) Uplink {
 
 // twins leaves one of several uplinks whose next hop in a family is the same:
 // neither rules nor the kernel could tell them apart (it refuses such a map,
-// and for IPv6 such a multipath route). What is enabled and what is written
-// down goes first, then the lower id: the order of the configuration does not
-// matter.
+// and for IPv6 such a multipath route). What is not taken out and
+// what is written down goes first, then the lower id: the order of the
+// configuration does not matter.
 func (m *maker) twins() {
 	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
 		var order []int
@@ -51,7 +51,7 @@ func (m *maker) twins() {
 				mode = c.Gateway6.Mode
 			}
 			switch {
-			case !c.Enabled:
+			case m.out(c.Name) != "":
 				return 2
 			case mode == config.GatewayAuto:
 				return 1
@@ -75,21 +75,26 @@ func (m *maker) twins() {
 				through = "gateway " + key.Gateway.String()
 			}
 			*leg = Leg{Wanted: leg.Wanted, Reason: fmt.Sprintf("uplink %s has %s on %s too: they are one for %s", owner, through, u.Interface, familyName(f))}
-			if f == routes.IPv4 && m.Config.Uplinks[i].Enabled {
+			if f == routes.IPv4 && m.out(u.Name) == "" {
 				m.warn("uplink %s: %s; give one of them another gateway", u.Name, leg.Reason)
 			}
 		}
 	}
 }
 
-// judge decides what an uplink is good for, and sums its legs up.
-func (m *maker) judge(c *config.Uplink, u *Uplink) {
-	byHand, out := m.Disabled[u.Name]
-	if !c.Enabled {
-		byHand, out = "enabled = false in the configuration", true
+// out says why an uplink is taken out, by the configuration or by hand; empty:
+// it is not.
+func (m *maker) out(name string) string {
+	if !m.Config.Uplink(name).Enabled {
+		return "enabled = false in the configuration"
 	}
-	if out {
-		u.State, u.Reason = Disabled, byHand
+	return m.Disabled[name]
+}
+
+// judge decides what an uplink is good for, and sums its legs up.
+func (m *maker) judge(u *Uplink) {
+	if why := m.out(u.Name); why != "" {
+		u.State, u.Reason = Disabled, why
 		u.V4.Linked, u.V6.Linked = false, false
 		return
 	}

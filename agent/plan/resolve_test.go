@@ -118,11 +118,13 @@ func TestTwins(t *testing.T) {
 		name   string
 		ids    map[string]int
 		change func(a, b *config.Uplink)
+		out    map[string]string
 		want   string
 	}{
-		{"what is written down", map[string]int{"a": 1, "b": 2}, func(a, _ *config.Uplink) { a.Gateway = config.Gateway{} }, "b"},
-		{"lower id", map[string]int{"a": 2, "b": 1}, func(a, b *config.Uplink) { a.Gateway, b.Gateway = config.Gateway{}, config.Gateway{} }, "b"},
-		{"what is enabled", map[string]int{"a": 1, "b": 2}, func(a, _ *config.Uplink) { a.Enabled = false }, "b"},
+		{"what is written down", map[string]int{"a": 1, "b": 2}, func(a, _ *config.Uplink) { a.Gateway = config.Gateway{} }, nil, "b"},
+		{"lower id", map[string]int{"a": 2, "b": 1}, func(a, b *config.Uplink) { a.Gateway, b.Gateway = config.Gateway{}, config.Gateway{} }, nil, "b"},
+		{"what is enabled", map[string]int{"a": 1, "b": 2}, func(a, _ *config.Uplink) { a.Enabled = false }, nil, "b"},
+		{"what nobody took out", map[string]int{"a": 1, "b": 2}, func(_, _ *config.Uplink) {}, map[string]string{"a": "by hand"}, "b"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -137,7 +139,7 @@ func TestTwins(t *testing.T) {
 				c := &config.Config{Router: config.Router{MarkMask: 0xff000000, TableBase: 20000, RuleBase: 10000},
 					Uplinks: []config.Uplink{a, b}, Policies: []config.Policy{{Name: "default"}}}
 				for range 2 {
-					p := Make(Input{Config: c, Facts: mustFacts(t, facts), IDs: IDs{tt.ids, map[string]int{"default": 3}}})
+					p := Make(Input{Config: c, Facts: mustFacts(t, facts), IDs: IDs{tt.ids, map[string]int{"default": 3}}, Disabled: tt.out})
 					if m := p.Policies[0].Either().Members; len(m) != 1 || m[0].Uplink != tt.want {
 						t.Errorf("members %v, want %s alone", m, tt.want)
 					}
