@@ -10,7 +10,7 @@ import (
 
 // Compile turns a Spec into rules. It is pure: equal specs give equal rulesets.
 func Compile(s Spec) Ruleset {
-	c := compiler{Spec: s, byInterface: map[string][]Uplink{}}
+	c := compiler{Spec: s, byInterface: map[string][]Uplink{}, clients: Verdict{Kind: Return}}
 	for _, u := range s.Uplinks {
 		if len(c.byInterface[u.Interface]) == 0 {
 			c.interfaces = append(c.interfaces, u.Interface)
@@ -18,6 +18,10 @@ func Compile(s Spec) Ruleset {
 		c.byInterface[u.Interface] = append(c.byInterface[u.Interface], u)
 	}
 	c.restore()
+	if rules := c.policyRules(false); len(rules) > 0 {
+		c.chain(Chain{Name: rulesChain, Rules: rules})
+		c.clients = Verdict{Goto, rulesChain}
+	}
 	c.classify()
 	c.portForwards()
 	c.own()
@@ -42,8 +46,12 @@ type compiler struct {
 	Spec
 	interfaces  []string // with uplinks, in order, each once
 	byInterface map[string][]Uplink
+	clients     Verdict // what becomes of clients' new connections before they are routed
 	rules       Ruleset
 }
+
+// rulesChain is where PolicyRules choose clients' policies.
+const rulesChain = "rules"
 
 func (c *compiler) chain(ch Chain) { c.rules.Chains = append(c.rules.Chains, ch) }
 
@@ -65,19 +73,27 @@ func (c *compiler) byConnMark(chain string) []Rule {
 			m.Entries = append(m.Entries, MapEntry{mark(u.Mark), Verdict{Goto, u.chain(chain)}})
 		}
 	}
+	for _, p := range c.bypasses() {
+		m.Entries = append(m.Entries, MapEntry{mark(p.Mark), Verdict{Goto, p.chain()}})
+	}
 	if len(m.Entries) == 0 {
 		return nil
 	}
 	return []Rule{{m}}
 }
 
+// bypasses are the policies whose marks connections can have.
+func (c *compiler) bypasses() []Policy {
+	return slices.DeleteFunc(slices.Clone(c.Policies), func(p Policy) bool { return !p.Bypass || p.Mark == 0 })
+}
+
 // classify binds a connection that comes in from an uplink to that uplink, so
-// that its replies leave where it came in. It runs before port forwards change
-// the destination.
+// that its replies leave where it came in; for a client's, the rules choose a
+// policy. It runs before port forwards change the destination.
 func (c *compiler) classify() {
 	var rules []Rule
+	m := Map{Field: InInterface}
 	if len(c.interfaces) > 0 {
-		m := Map{Field: InInterface}
 		for _, name := range c.interfaces {
 			uplinks := slices.DeleteFunc(slices.Clone(c.byInterface[name]), func(u Uplink) bool { return u.Leaving })
 			if len(uplinks) == 0 {
@@ -90,9 +106,16 @@ func (c *compiler) classify() {
 			}
 			m.Entries = append(m.Entries, MapEntry{ifname(name), Verdict{Goto, target}})
 		}
-		if len(m.Entries) > 0 {
-			rules = append(rules, Rule{m})
+	}
+	if c.clients.Kind == Goto {
+		for _, name := range slices.Compact(slices.Sorted(slices.Values(c.LAN))) {
+			if len(c.byInterface[name]) == 0 {
+				m.Entries = append(m.Entries, MapEntry{ifname(name), c.clients})
+			}
 		}
+	}
+	if len(m.Entries) > 0 {
+		rules = append(rules, Rule{m})
 	}
 	c.chain(Chain{Name: "classify", Type: NAT, Hook: Prerouting, Priority: priorityMangle, Rules: rules})
 }
@@ -116,7 +139,7 @@ func (c *compiler) inbound(name string, uplinks []Uplink) []Rule {
 		if g := addresses(family(gateways, v6)); len(g) > 0 {
 			clients = append(clients, Match{Field: source(v6), Op: IsNot, Values: g})
 		}
-		rules = append(rules, append(clients, Verdict{Kind: Return}))
+		rules = append(rules, append(clients, c.clients))
 	}
 	owners := map[netip.Addr]int{}
 	for _, u := range uplinks {
@@ -284,13 +307,25 @@ func (c *compiler) ownUnbound() []Rule {
 		{Match{Field: ConnState, Op: AnyBit, Values: []Value{invalid}}, Verdict{Kind: Drop}},
 		{Match{Field: ConnDirection, Values: []Value{reply}}, Verdict{Kind: Drop}},
 	}
+	var again []Rule
 	for _, a := range c.Own {
 		if a.Is6() && len(c.Policies) > 0 {
-			rules = append(rules, Rule{Match{Field: Source6, Values: []Value{address(a)}}, Verdict{Goto, c.Policies[0].chain()}})
+			again = append(again, Rule{Match{Field: Source6, Values: []Value{address(a)}}, Verdict{Goto, c.Policies[0].chain()}})
 		}
 	}
-	return rules
+	if chosen := c.policyRules(true); len(chosen) > 0 {
+		// A socket that has a mark was given its way by whoever opened it: our
+		// own probes, for one.
+		c.chain(Chain{Name: ownRulesChain, Rules: append(chosen, again...)})
+		rules = append(rules, Rule{Match{Field: ConnStatus, Op: NoBit, Values: []Value{confirmed}},
+			Match{Field: PacketMark, Mask: c.Mask, Values: []Value{mark(0)}}, Verdict{Goto, ownRulesChain}})
+	}
+	return append(rules, again...)
 }
+
+// ownRulesChain is where PolicyRules choose policies for the router's own
+// connections.
+const ownRulesChain = "rules-local"
 
 // guard drops what came in unasked and what would leave un-NATed. Every NATed
 // connection passes at the first rule after its first packet.
@@ -503,6 +538,9 @@ func (c *compiler) bind() {
 		}
 		rules = []Rule{{m}}
 		c.chain(Chain{Name: "masquerading", Rules: c.masquerade()})
+	}
+	for _, p := range c.bypasses() { // what leaves by no uplink
+		rules = append(rules, Rule{Match{Field: PacketMark, Mask: c.Mask, Values: []Value{mark(p.Mark)}}, SetMark{Conn: true, Mask: c.Mask, Value: p.Mark}})
 	}
 	c.chain(Chain{Name: "bind", Type: NAT, Hook: Postrouting, Priority: priorityMangle, Rules: rules})
 }

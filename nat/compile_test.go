@@ -2,6 +2,7 @@ package nat
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -87,6 +88,16 @@ func checkSound(t *testing.T, r Ruleset) {
 			t.Errorf("%s leads nowhere", v)
 		}
 	}
+	fields := map[string]bool{} // of sets
+	for _, s := range r.Sets {
+		fields[s.Name+" "+fmt.Sprint(s.Fields, s.Verdicts)] = true
+		if len(s.Elements) == 0 {
+			t.Errorf("%s %s is empty", s.kind(), s.Name)
+		}
+		for _, e := range s.Elements {
+			lead(e.Verdict)
+		}
+	}
 	for _, c := range r.Chains {
 		for _, rule := range c.Rules {
 			keys := map[any]bool{}
@@ -100,6 +111,10 @@ func checkSound(t *testing.T, r Ruleset) {
 				switch st := st.(type) {
 				case Verdict:
 					lead(st)
+				case Lookup:
+					if !fields[st.Set+" "+fmt.Sprint(st.Fields, st.Map)] {
+						t.Errorf("chain %s: %s: there is no such set", c.Name, rule)
+					}
 				case Match:
 					clear(keys)
 					if len(st.Values) == 0 {

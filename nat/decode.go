@@ -26,9 +26,14 @@ type ruleMessage struct {
 	table, chain, comment string
 }
 
+// setMessage is what we need of one set (NFT_MSG_NEWSET).
+type setMessage struct {
+	table, name string
+}
+
 // decodeState makes the state of our table from the kernel's answers. Objects
 // of other tables are skipped.
-func decodeState(tables, chains, rules []netlink.Message) (State, error) {
+func decodeState(tables, chains, rules, sets []netlink.Message) (State, error) {
 	s := State{chains: map[string]chainState{}}
 	for _, m := range tables {
 		t, err := decodeTable(m)
@@ -61,6 +66,15 @@ func decodeState(tables, chains, rules []netlink.Message) (State, error) {
 		if c, ok := s.chains[r.chain]; ok && r.table == TableName {
 			c.rules = append(c.rules, r.comment)
 			s.chains[r.chain] = c
+		}
+	}
+	for _, m := range sets {
+		x, err := decodeSet(m)
+		if err != nil {
+			return State{}, err
+		}
+		if x.table == TableName && strings.HasPrefix(x.name, setPrefix) {
+			s.sets = append(s.sets, x.name)
 		}
 	}
 	return s, nil
@@ -103,6 +117,18 @@ func decodeChain(m netlink.Message) (c chainMessage, err error) {
 		}
 	})
 	return c, err
+}
+
+func decodeSet(m netlink.Message) (s setMessage, err error) {
+	err = attributes(m, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NFTA_SET_TABLE:
+			s.table = ad.String()
+		case unix.NFTA_SET_NAME:
+			s.name = ad.String()
+		}
+	})
+	return s, err
 }
 
 func decodeRule(m netlink.Message) (r ruleMessage, err error) {

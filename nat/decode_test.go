@@ -62,7 +62,7 @@ func TestDecodeMalformed(t *testing.T) {
 		})}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if s, err := decodeState(c.tables, c.chains, c.rules); err == nil {
+			if s, err := decodeState(c.tables, c.chains, c.rules, nil); err == nil {
 				t.Errorf("no error: %+v", s)
 			}
 		})
@@ -100,7 +100,7 @@ func FuzzDecode(f *testing.F) {
 		decodeGeneration(m)
 		foreign(m)
 		for _, all := range [][3][]netlink.Message{{{m}, nil, nil}, {{table}, {m}, nil}, {{table}, {chain}, {m}}, {{table}, {m}, {m}}} {
-			s, err := decodeState(all[0], all[1], all[2])
+			s, err := decodeState(all[0], all[1], all[2], all[2])
 			if err != nil {
 				continue
 			}

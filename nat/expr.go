@@ -45,6 +45,8 @@ func encode(r Rule) encoded {
 		case Map:
 			e.load(s.Field, s.Mask)
 			e.verdicts(s)
+		case Lookup:
+			e.lookup(s)
 		case RestoreMark: // the register still holds the masked mark when it is written: one load less than nft(8) would make of the text
 			e.add(&expr.Meta{Key: expr.MetaKeyMARK, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: native(0)},
 				&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, and(s.Mask, 0), &expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: native(0)},
@@ -79,65 +81,102 @@ func (e *encoded) add(x ...expr.Any) { e.exprs = append(e.exprs, x...) }
 // load puts a field into reg. Fields of one family match only packets of that
 // family.
 func (e *encoded) load(f Field, mask uint32) {
-	payload := func(base expr.PayloadBase, offset, length uint32) *expr.Payload {
-		return &expr.Payload{DestRegister: reg, Base: base, Offset: offset, Len: length}
-	}
-	only := func(family byte) {
-		if e.family == family {
-			return
-		}
+	e.require(f)
+	e.fetch(f, mask, reg)
+}
+
+// require makes sure that a packet has the field, where fetch would read
+// something else. It uses reg.
+func (e *encoded) require(f Field) {
+	if family := familyOf(f); family != 0 && e.family != family {
 		e.family = family
 		e.add(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{family}})
 	}
 	switch f {
-	case InInterface:
-		e.add(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg})
-	case OutInterface:
-		e.add(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg})
-	case ConnMark:
-		e.add(&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, and(mask, 0))
-	case ConnState:
-		e.add(&expr.Ct{Key: expr.CtKeySTATE, Register: reg})
-	case ConnStatus:
-		e.add(&expr.Ct{Key: expr.CtKeySTATUS, Register: reg})
-	case ConnDirection:
-		e.add(&expr.Ct{Key: expr.CtKeyDIRECTION, Register: reg})
-	case Source4:
-		only(unix.NFPROTO_IPV4)
-		e.add(payload(expr.PayloadBaseNetworkHeader, 12, 4))
-	case Dest4:
-		only(unix.NFPROTO_IPV4)
-		e.add(payload(expr.PayloadBaseNetworkHeader, 16, 4))
-	case Source6:
-		only(unix.NFPROTO_IPV6)
-		e.add(payload(expr.PayloadBaseNetworkHeader, 8, 16))
-	case Dest6:
-		only(unix.NFPROTO_IPV6)
-		e.add(payload(expr.PayloadBaseNetworkHeader, 24, 16))
-	case Nexthop4: // the expression itself matches IPv4 only (nft_rt_get_eval)
-		e.add(&expr.Rt{Key: expr.RtNexthop4, Register: reg})
-	case Nexthop6:
-		e.add(&expr.Rt{Key: expr.RtNexthop6, Register: reg})
 	case EtherSource:
 		e.add(&expr.Meta{Key: expr.MetaKeyIIFTYPE, Register: reg},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binaryutil.NativeEndian.PutUint16(unix.ARPHRD_ETHER)},
-			payload(expr.PayloadBaseLLHeader, 6, 6))
-	case Protocol:
-		e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg})
-	case DestPort:
-		e.add(payload(expr.PayloadBaseTransportHeader, 2, 2))
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binaryutil.NativeEndian.PutUint16(unix.ARPHRD_ETHER)})
 	case ICMPv6Type:
-		only(unix.NFPROTO_IPV6)
-		e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_ICMPV6}},
-			payload(expr.PayloadBaseTransportHeader, 0, 1))
+		e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_ICMPV6}})
 	case TCPFlags:
-		e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_TCP}},
-			payload(expr.PayloadBaseTransportHeader, 13, 1))
-	case DestType:
-		e.add(&expr.Fib{Register: reg, FlagDADDR: true, ResultADDRTYPE: true})
-	case IPv6:
-		e.add(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg})
+		e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_TCP}})
 	}
+}
+
+// fetch loads a field into registers that begin with to.
+func (e *encoded) fetch(f Field, mask, to uint32) {
+	payload := func(base expr.PayloadBase, offset, length uint32) {
+		e.add(&expr.Payload{DestRegister: to, Base: base, Offset: offset, Len: length})
+	}
+	switch f {
+	case InInterface:
+		e.add(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: to})
+	case OutInterface:
+		e.add(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: to})
+	case PacketMark:
+		e.add(&expr.Meta{Key: expr.MetaKeyMARK, Register: to}, and(mask, 0))
+	case ConnMark:
+		e.add(&expr.Ct{Key: expr.CtKeyMARK, Register: to}, and(mask, 0))
+	case ConnState:
+		e.add(&expr.Ct{Key: expr.CtKeySTATE, Register: to})
+	case ConnStatus:
+		e.add(&expr.Ct{Key: expr.CtKeySTATUS, Register: to})
+	case ConnDirection:
+		e.add(&expr.Ct{Key: expr.CtKeyDIRECTION, Register: to})
+	case Source4:
+		payload(expr.PayloadBaseNetworkHeader, 12, 4)
+	case Dest4:
+		payload(expr.PayloadBaseNetworkHeader, 16, 4)
+	case DSCP4: // without ECN
+		payload(expr.PayloadBaseNetworkHeader, 1, 1)
+		e.add(&expr.Bitwise{SourceRegister: to, DestRegister: to, Len: 1, Mask: []byte{0xfc}, Xor: []byte{0}})
+	case Source6:
+		payload(expr.PayloadBaseNetworkHeader, 8, 16)
+	case Dest6:
+		payload(expr.PayloadBaseNetworkHeader, 24, 16)
+	case DSCP6:
+		payload(expr.PayloadBaseNetworkHeader, 0, 2)
+		e.add(&expr.Bitwise{SourceRegister: to, DestRegister: to, Len: 2, Mask: []byte{0x0f, 0xc0}, Xor: []byte{0, 0}})
+	case Nexthop4: // the expression itself matches IPv4 only (nft_rt_get_eval)
+		e.add(&expr.Rt{Key: expr.RtNexthop4, Register: to})
+	case Nexthop6:
+		e.add(&expr.Rt{Key: expr.RtNexthop6, Register: to})
+	case EtherSource:
+		payload(expr.PayloadBaseLLHeader, 6, 6)
+	case Protocol:
+		e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: to})
+	case SourcePort:
+		payload(expr.PayloadBaseTransportHeader, 0, 2)
+	case DestPort:
+		payload(expr.PayloadBaseTransportHeader, 2, 2)
+	case ICMPv6Type:
+		payload(expr.PayloadBaseTransportHeader, 0, 1)
+	case TCPFlags:
+		payload(expr.PayloadBaseTransportHeader, 13, 1)
+	case DestType:
+		e.add(&expr.Fib{Register: to, FlagDADDR: true, ResultADDRTYPE: true})
+	case IPv6:
+		e.add(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: to})
+	case SocketUID:
+		e.add(&expr.Meta{Key: expr.MetaKeySKUID, Register: to})
+	}
+}
+
+// lookup looks fields up side by side: each begins a register of 4 bytes.
+func (e *encoded) lookup(l Lookup) {
+	for _, f := range l.Fields {
+		e.require(f)
+	}
+	at := uint32(0)
+	for _, f := range l.Fields {
+		if to := reg32(at); len(l.Fields) > 1 {
+			e.fetch(f, 0, to)
+		} else {
+			e.fetch(f, 0, reg)
+		}
+		at += uint32(registers(f))
+	}
+	e.add(&expr.Lookup{SourceRegister: reg, SetName: l.Set, IsDestRegSet: l.Map})
 }
 
 // and is register & mask ^ xor; with xor outside the mask that is "or".
@@ -285,8 +324,12 @@ func keyType(f Field) nftables.SetDatatype {
 	switch f {
 	case InInterface, OutInterface:
 		return nftables.TypeIFName
-	case ConnMark:
+	case ConnMark, PacketMark:
 		return nftables.TypeMark
+	case SocketUID:
+		return nftables.TypeUID
+	case DSCP4, DSCP6:
+		return nftables.TypeDSCP
 	case Source4, Dest4, Nexthop4:
 		return nftables.TypeIPAddr
 	case Source6, Dest6, Nexthop6:
@@ -295,7 +338,7 @@ func keyType(f Field) nftables.SetDatatype {
 		return nftables.TypeEtherAddr
 	case Protocol:
 		return nftables.TypeInetProto
-	case DestPort:
+	case SourcePort, DestPort:
 		return nftables.TypeInetService
 	case ConnState:
 		return nftables.TypeCTState
@@ -316,7 +359,7 @@ func keyType(f Field) nftables.SetDatatype {
 // keyOrder tells nft(8) the byte order in which to print a field's values.
 func keyOrder(f Field) binaryutil.ByteOrder {
 	switch f {
-	case InInterface, OutInterface, ConnMark, ConnState, ConnStatus, DestType:
+	case InInterface, OutInterface, ConnMark, PacketMark, SocketUID, ConnState, ConnStatus, DestType:
 		return binaryutil.NativeEndian
 	}
 	return binaryutil.BigEndian

@@ -16,8 +16,11 @@ type packet struct {
 	proto    uint8
 	middle   bool // TCP: neither SYN nor RST
 	reset    bool // it was answered with a reset
+	sport    uint16
 	dport    uint16
-	toUs     bool // dst is an address of the router
+	dscp     uint8
+	uid      uint32 // of the router's own
+	toUs     bool   // dst is an address of the router
 	mark     uint32
 	conn     *conn // nil: untracked
 }
@@ -145,6 +148,15 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 			}
 			w.trace = append(w.trace, chain+": "+s.Entries[i].Verdict.String())
 			return s.Entries[i].Verdict, true
+		case Lookup:
+			e, ok := w.lookup(s, p)
+			if !ok {
+				return Verdict{}, false
+			}
+			if s.Map {
+				w.trace = append(w.trace, chain+": "+e.Verdict.String())
+				return e.Verdict, true
+			}
 		case RestoreMark:
 			if p.mark != 0 || p.conn == nil || p.conn.mark&s.Mask == 0 {
 				return Verdict{}, false
@@ -194,6 +206,41 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 		}
 	}
 	return Verdict{}, false
+}
+
+// lookup finds the element that the packet is in.
+func (w *walker) lookup(l Lookup, p *packet) (Element, bool) {
+	i := slices.IndexFunc(w.rules.Sets, func(s Set) bool { return s.Name == l.Set })
+	if i < 0 {
+		panic("no set " + l.Set)
+	}
+	s := w.rules.Sets[i]
+	var values []string
+	for _, f := range l.Fields {
+		raw, ok := p.field(f, 0)
+		if !ok {
+			return Element{}, false
+		}
+		values = append(values, raw)
+	}
+	found := slices.DeleteFunc(slices.Clone(s.Elements), func(e Element) bool {
+		at := 0
+		for _, v := range values {
+			end := at + len(v)
+			if v < e.Lo[at:end] || v > e.Hi[at:end] {
+				return true
+			}
+			at = end
+		}
+		return false
+	})
+	switch len(found) {
+	case 0:
+		return Element{}, false
+	case 1:
+		return found[0], true
+	}
+	panic(fmt.Sprintf("set %s: elements overlap", l.Set))
 }
 
 // matches compares as the kernel does: what a packet does not have makes the
@@ -249,6 +296,14 @@ func (p *packet) field(f Field, mask uint32) (string, bool) {
 		return string(p.mac[:]), p.in != ""
 	case Protocol:
 		return string([]byte{p.proto}), true
+	case SourcePort:
+		return string(binary.BigEndian.AppendUint16(nil, p.sport)), true
+	case PacketMark:
+		return number(p.mark & mask), true
+	case SocketUID:
+		return number(p.uid), p.in == ""
+	case DSCP4, DSCP6:
+		return dscp(f == DSCP6, p.dscp), p.src.Is6() == (f == DSCP6)
 	case DestPort:
 		return string(binary.BigEndian.AppendUint16(nil, p.dport)), true
 	case DestType:

@@ -154,7 +154,7 @@ func (t *Table) readOnce() (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	if s, err := decodeState(tables, nil, nil); err != nil || !s.Exists {
+	if s, err := decodeState(tables, nil, nil, nil); err != nil || !s.Exists {
 		return s, err
 	}
 	chains, err := t.dump(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE)
@@ -165,14 +165,18 @@ func (t *Table) readOnce() (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	return decodeState(tables, chains, rules)
+	sets, err := t.dump(unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE)
+	if err != nil {
+		return State{}, err
+	}
+	return decodeState(tables, chains, rules, sets)
 }
 
 // dump asks for all objects of one kind in our table (the kernel filters rules
-// by table, not tables and chains).
+// and sets by table, not tables and chains).
 func (t *Table) dump(message netlink.HeaderType, tableAttribute uint16) ([]netlink.Message, error) {
 	attrs := []byte(nil)
-	if message == unix.NFT_MSG_GETRULE {
+	if message == unix.NFT_MSG_GETRULE || message == unix.NFT_MSG_GETSET {
 		ae := netlink.NewAttributeEncoder()
 		ae.String(tableAttribute, TableName)
 		var err error

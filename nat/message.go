@@ -30,6 +30,7 @@ type batch struct {
 func difference(have State, want Ruleset) *batch {
 	b := newBatch()
 	refill, stale := have.changes(want)
+	sets, staleSets := have.setChanges(want)
 	for _, c := range refill {
 		if _, ok := have.chains[c.Name]; ok {
 			b.flushChain(c.Name)
@@ -44,9 +45,15 @@ func difference(have State, want Ruleset) *batch {
 			b.deleteChain(c.Name)
 		}
 	}
-	// All chains exist before the first rule that leads to one.
+	for _, name := range staleSets {
+		b.deleteSet(name)
+	}
+	// All chains and sets exist before the first rule or element that leads to one.
 	for _, c := range refill {
 		b.addChain(c)
+	}
+	for _, s := range sets {
+		b.addNamed(s)
 	}
 	for _, c := range refill {
 		for _, r := range c.Rules {
@@ -179,6 +186,79 @@ func (b *batch) addRule(chain string, r Rule) {
 		})
 		ae.Bytes(unix.NFTA_RULE_USERDATA, userdata.AppendString(nil, userdata.TypeComment, r.Fingerprint()))
 	})
+}
+
+func (b *batch) deleteSet(name string) {
+	b.add(unix.NFT_MSG_DELSET, 0, "delete set "+name, func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_SET_TABLE, TableName)
+		ae.String(unix.NFTA_SET_NAME, name)
+	})
+}
+
+// addNamed adds a named set. No rule looks it up yet, so it takes elements.
+func (b *batch) addNamed(s Set) {
+	b.sets++
+	id, what := b.sets, "add "+s.kind()+" "+s.Name
+	flags, ranges := uint32(unix.NFT_SET_CONSTANT), s.ranges()
+	if ranges {
+		flags |= unix.NFT_SET_INTERVAL
+	}
+	if s.Verdicts {
+		flags |= unix.NFT_SET_MAP
+	}
+	together := len(s.Fields) > 1
+	if together && ranges {
+		flags |= nftables.NFT_SET_CONCAT
+	}
+	types := make([]nftables.SetDatatype, len(s.Fields))
+	for i, f := range s.Fields {
+		types[i] = keyType(f)
+	}
+	key := types[0]
+	if together {
+		key = nftables.MustConcatSetType(types...) // fits makes sure that there are not too many
+	}
+	b.add(unix.NFT_MSG_NEWSET, netlink.Create, what, func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_SET_TABLE, TableName)
+		ae.String(unix.NFTA_SET_NAME, s.Name)
+		ae.Uint32(unix.NFTA_SET_FLAGS, flags)
+		ae.Uint32(unix.NFTA_SET_KEY_TYPE, key.GetNFTMagic())
+		ae.Uint32(unix.NFTA_SET_KEY_LEN, key.Bytes)
+		ae.Uint32(unix.NFTA_SET_ID, id)
+		if s.Verdicts {
+			ae.Uint32(unix.NFTA_SET_DATA_TYPE, unix.NFT_DATA_VERDICT)
+		}
+		switch {
+		case !ranges:
+			nested(ae, unix.NFTA_SET_DESC, func(n *netlink.AttributeEncoder) {
+				n.Uint32(unix.NFTA_SET_DESC_SIZE, uint32(len(s.Elements)))
+			})
+		case together:
+			nested(ae, unix.NFTA_SET_DESC, func(n *netlink.AttributeEncoder) {
+				nested(n, nftables.NFTA_SET_DESC_CONCAT, func(n *netlink.AttributeEncoder) {
+					for _, t := range types {
+						nested(n, unix.NFTA_LIST_ELEM, func(n *netlink.AttributeEncoder) {
+							n.Uint32(1, t.Bytes) // NFTA_SET_FIELD_LEN
+						})
+					}
+				})
+			})
+		}
+		order := uint32(2) // as in addSet
+		if !together && keyOrder(s.Fields[0]) == binaryutil.NativeEndian {
+			order = 1
+		}
+		ae.Bytes(unix.NFTA_SET_USERDATA, userdata.Append(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, binary.NativeEndian.AppendUint32(nil, order)))
+	})
+	list := newElementList(s)
+	for chunk := range list.chunks() {
+		b.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, what, func(ae *netlink.AttributeEncoder) {
+			ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
+			ae.String(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+			ae.Uint32(unix.NFTA_SET_ELEM_LIST_SET_ID, id)
+			ae.Bytes(unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_LIST_ELEMENTS, chunk)
+		})
+	}
 }
 
 // addSet adds an anonymous set in as many messages as its elements take, and

@@ -8,8 +8,10 @@ import (
 	"strings"
 )
 
-// Ruleset is a whole table: chains in the order in which they are written.
+// Ruleset is a whole table: named sets, and chains in the order in which they
+// are written.
 type Ruleset struct {
+	Sets   []Set
 	Chains []Chain
 }
 
@@ -55,7 +57,7 @@ const (
 type Rule []Statement
 
 // Statement is one part of a rule. The implementations below are all there
-// are: Match, Map, RestoreMark, SetMark, Verdict, Reset, Masquerade, SNAT, DNAT,
+// are: Match, Map, Lookup, RestoreMark, SetMark, Verdict, Reset, Masquerade, SNAT, DNAT,
 // Note.
 type Statement interface {
 	fmt.Stringer
@@ -85,10 +87,16 @@ const (
 	IPv6     // whether the packet is IPv6
 	ICMPv6Type
 	TCPFlags
+	PacketMark // under a mask
+	SourcePort
+	SocketUID // the user whose socket sends; the router's own packets only
+	DSCP4
+	DSCP6
 )
 
 var fieldText = [...]string{"iifname", "oifname", "ct mark", "ct state", "ct status", "ct direction", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
-	"rt ip nexthop", "rt ip6 nexthop", "ether saddr", "meta l4proto", "th dport", "fib daddr type", "meta nfproto", "icmpv6 type", "tcp flags"}
+	"rt ip nexthop", "rt ip6 nexthop", "ether saddr", "meta l4proto", "th dport", "fib daddr type", "meta nfproto", "icmpv6 type", "tcp flags",
+	"meta mark", "th sport", "meta skuid", "ip dscp", "ip6 dscp"}
 
 // Value is one value of a field: as nft writes it and as the kernel compares
 // it. Hi is set for a range (the last value in it).
@@ -112,7 +120,7 @@ const (
 // Match goes on to the next statement if the field compares.
 type Match struct {
 	Field  Field
-	Mask   uint32 // ConnMark only
+	Mask   uint32 // marks only
 	Op     Op
 	Values []Value
 }
@@ -147,8 +155,8 @@ func (m Match) String() string {
 }
 
 func fieldName(f Field, mask uint32) string {
-	if f == ConnMark {
-		return fmt.Sprintf("ct mark & 0x%08x", mask)
+	if f == ConnMark || f == PacketMark {
+		return fmt.Sprintf("%s & 0x%08x", fieldText[f], mask)
 	}
 	return fieldText[f]
 }
@@ -323,6 +331,9 @@ func (r Rule) Fingerprint() string {
 func (r Ruleset) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s {\n", TableName)
+	for _, s := range r.Sets {
+		fmt.Fprintf(&b, "\t%s %s {\n\t\t%s\n\t}\n\n", s.kind(), s.Name, strings.Join(s.definition(), "\n\t\t"))
+	}
 	for i, c := range r.Chains {
 		if i > 0 {
 			b.WriteString("\n")

@@ -26,6 +26,9 @@ type Spec struct {
 	// family; invalid where the kernel chooses an uplink's address.
 	Own      []netip.Addr
 	Policies []Policy
+	// Rules send new connections to policies; the first that matches wins. What
+	// none matches gets no mark: the default policy.
+	Rules []PolicyRule
 }
 
 // Policy is a policy with a routing table of its own. The first is the default.
@@ -33,6 +36,9 @@ type Policy struct {
 	Name string
 	ID   int
 	Mark uint32 // ID, shifted into the mask
+	// Bypass: routing leaves its packets to the main table. Its connections may
+	// leave by what is no uplink, so there they keep the policy's mark.
+	Bypass bool
 }
 
 // Uplink is one uplink. Its ID is unique and never 0.

@@ -144,6 +144,11 @@ func situations() []situation {
 			}
 			s.Policies = []Policy{{Name: "default", ID: 9, Mark: 9 << 4}}
 		})},
+		{"rules", ruleSpec(mixedRules()...)},
+		{"rules-server", changed(server(), func(s *Spec) {
+			s.Policies = ruleSpec().Policies
+			s.Rules = append(manyRules("from . port", 3), manyRules("to . ports", 2)...)
+		})},
 	}
 }
 

@@ -12,6 +12,7 @@ type State struct {
 	Exists  bool
 	Dormant bool // somebody set the flag that switches the whole table off
 	chains  map[string]chainState
+	sets    []string // names of our constant sets
 }
 
 type chainState struct {
@@ -52,6 +53,9 @@ func (r Ruleset) State() State {
 		}
 		s.chains[c.Name] = held
 	}
+	for _, set := range r.Sets {
+		s.sets = append(s.sets, set.Name)
+	}
 	return s
 }
 
@@ -69,6 +73,11 @@ func (s State) Missing(want Ruleset) []string {
 	var lost []string
 	if s.Dormant {
 		lost = append(lost, "table inet "+TableName+": made dormant")
+	}
+	for _, set := range want.Sets {
+		if !slices.Contains(s.sets, set.Name) {
+			lost = append(lost, set.kind()+" "+set.Name)
+		}
 	}
 	for _, c := range want.Chains {
 		have, ok := s.chains[c.Name]
@@ -99,7 +108,7 @@ func sameRules(have []string, want []Rule) bool {
 
 // Satisfies reports whether the kernel holds exactly want.
 func (s State) Satisfies(want Ruleset) bool {
-	if !s.Exists || s.Dormant || len(s.chains) != len(want.Chains) {
+	if !s.Exists || s.Dormant || len(s.chains) != len(want.Chains) || len(s.sets) != len(want.Sets) {
 		return false
 	}
 	for _, c := range want.Chains {
@@ -108,7 +117,7 @@ func (s State) Satisfies(want Ruleset) bool {
 			return false
 		}
 	}
-	return true
+	return !slices.ContainsFunc(want.Sets, func(set Set) bool { return !slices.Contains(s.sets, set.Name) })
 }
 
 // Uplinks returns the uplinks that the rules in the kernel serve, with ID, Name,
@@ -153,6 +162,7 @@ func (s State) Commands(want Ruleset) []string {
 		add("add table inet %s", TableName)
 	}
 	refill, stale := s.changes(want)
+	sets, staleSets := s.setChanges(want)
 	for _, c := range refill {
 		if _, ok := s.chains[c.Name]; ok {
 			add("flush chain inet %s %s", TableName, c.Name)
@@ -166,6 +176,9 @@ func (s State) Commands(want Ruleset) []string {
 			add("delete chain inet %s %s", TableName, c.Name)
 		}
 	}
+	for _, name := range staleSets {
+		add("delete set inet %s %s", TableName, name)
+	}
 	for _, c := range refill {
 		old, ok := s.chains[c.Name]
 		switch {
@@ -175,6 +188,9 @@ func (s State) Commands(want Ruleset) []string {
 		default:
 			add("add chain inet %s %s", TableName, c.Name)
 		}
+	}
+	for _, set := range sets {
+		add("add %s inet %s %s { %s; }", set.kind(), TableName, set.Name, strings.Join(set.definition(), "; "))
 	}
 	for _, c := range refill {
 		for _, r := range c.Rules {
@@ -199,4 +215,35 @@ func (s State) changes(want Ruleset) (refill []Chain, stale []string) {
 		}
 	}
 	return refill, slices.DeleteFunc(s.Chains(), func(name string) bool { return wanted[name] })
+}
+
+// setChanges returns the sets that are to be written, and the names of those
+// that go before. A set stays if one of our rules in the kernel looks things up
+// in it: then nobody could change it since it was written. (Rules of other
+// chains that looked something up in those that go are flushed, too.)
+func (s State) setChanges(want Ruleset) (write []Set, stale []string) {
+	keep := map[string]bool{}
+	if len(s.sets) > 0 {
+		for _, c := range want.Chains {
+			for _, r := range c.Rules {
+				for _, st := range r {
+					if l, ok := st.(Lookup); ok && slices.Contains(s.chains[c.Name].rules, r.Fingerprint()) {
+						keep[l.Set] = true
+					}
+				}
+			}
+		}
+	}
+	for _, set := range want.Sets {
+		if !keep[set.Name] || !slices.Contains(s.sets, set.Name) {
+			write = append(write, set)
+			delete(keep, set.Name)
+		}
+	}
+	for _, name := range s.sets {
+		if !keep[name] {
+			stale = append(stale, name)
+		}
+	}
+	return write, stale
 }

@@ -1,0 +1,288 @@
+package nat
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// PolicyRule sends new connections to a policy. All that is given must match;
+// each list means any of its elements, an empty one anything.
+type PolicyRule struct {
+	Name        string // for people; it becomes no part of the rules in the kernel
+	From, To    []netip.Prefix
+	Interfaces  []string  // by which clients' packets come in
+	MACs        [][6]byte // Ethernet sources
+	Protocols   []uint8   // IPPROTO_*
+	Ports       []PortRange
+	SourcePorts []PortRange // ports without Protocols: of TCP and UDP
+	DSCP        []uint8     // 0..63
+	Local       bool        // the router's own connections, and no client's
+	UIDs        []uint32    // of the sockets' owners; with Local only
+	Policy      uint32      // mark of one of Spec.Policies; of none: no mark, the default policy
+}
+
+// PortRange is a range of ports, Hi included.
+type PortRange struct{ Lo, Hi uint16 }
+
+// part is a PolicyRule, or what it says of one family or one DSCP: fields that
+// all must match.
+type part struct {
+	family  byte // NFPROTO_IPV4, NFPROTO_IPV6; 0: both
+	fields  []partField
+	verdict Verdict
+}
+
+// partField is a field and what it may be.
+type partField struct {
+	field Field
+	spans []span
+}
+
+// partOrder is the order in which a part's fields are compared: those that cost
+// least first.
+var partOrder = []Field{InInterface, SocketUID, IPv6, Protocol, SourcePort, DestPort, DSCP4, DSCP6, Source4, Dest4, Source6, Dest6, EtherSource}
+
+// parts takes a rule apart. There may be none: such a rule matches nothing.
+func (r PolicyRule) parts(v Verdict) []part {
+	base := part{verdict: v}
+	var names, macs, uids []span
+	for _, name := range r.Interfaces {
+		names = append(names, point(ifname(name).Raw))
+	}
+	for _, m := range r.MACs {
+		macs = append(macs, point(string(m[:])))
+	}
+	for _, u := range r.UIDs {
+		uids = append(uids, point(string(native(u))))
+	}
+	base.add(InInterface, names)
+	base.add(EtherSource, macs)
+	base.add(SocketUID, uids)
+	if !base.addTransport(r) {
+		return nil
+	}
+	if len(r.From) == 0 && len(r.To) == 0 && len(r.DSCP) == 0 {
+		return []part{base.sorted()}
+	}
+	var all []part
+	for _, v6 := range []bool{false, true} {
+		p := base
+		p.fields = slices.Clone(base.fields)
+		p.family = nfproto(v6).Raw[0]
+		if !p.addPrefixes(source(v6), r.From, v6) || !p.addPrefixes(destination(v6), r.To, v6) {
+			continue
+		}
+		if len(r.DSCP) == 0 {
+			all = append(all, p.sorted())
+		}
+		for _, d := range slices.Compact(slices.Sorted(slices.Values(r.DSCP))) {
+			one := p
+			one.fields = slices.Clone(p.fields)
+			one.add(choose(v6, DSCP6, DSCP4), []span{point(dscp(v6, d))})
+			all = append(all, one.sorted())
+		}
+	}
+	return all
+}
+
+// dscp is a DSCP where it stands in the first bytes of a packet: above ECN in
+// the second byte of IPv4, behind the version in the first two of IPv6.
+func dscp(v6 bool, d uint8) string {
+	if v6 {
+		return string(binary.BigEndian.AppendUint16(nil, uint16(d&0x3f)<<6))
+	}
+	return string([]byte{d & 0x3f << 2})
+}
+
+func point(raw string) span { return span{raw, raw} }
+
+// add adds a field; one that may be anything is none.
+func (p *part) add(f Field, list []span) {
+	if list = joined(f, spans(list)); len(list) > 0 {
+		p.fields = append(p.fields, partField{f, list})
+	}
+}
+
+// sorted puts the fields in order. What only the family says becomes a field,
+// too, where no other field says it.
+func (p part) sorted() part {
+	if p.family != 0 && !slices.ContainsFunc(p.fields, func(f partField) bool { return familyOf(f.field) != 0 }) {
+		p.add(IPv6, []span{point(string([]byte{p.family}))})
+	}
+	slices.SortFunc(p.fields, func(a, b partField) int {
+		return slices.Index(partOrder, a.field) - slices.Index(partOrder, b.field)
+	})
+	return p
+}
+
+// addTransport adds protocols and ports; false if no protocol can have the
+// ports.
+func (p *part) addTransport(r PolicyRule) bool {
+	protocols := slices.Clone(r.Protocols)
+	if len(r.Ports) > 0 || len(r.SourcePorts) > 0 {
+		if len(protocols) == 0 {
+			protocols = []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP}
+		}
+		if protocols = slices.DeleteFunc(protocols, func(x uint8) bool { return !hasPorts(x) }); len(protocols) == 0 {
+			return false
+		}
+	}
+	var list []span
+	for _, x := range protocols {
+		list = append(list, point(string([]byte{x})))
+	}
+	p.add(Protocol, list)
+	return p.addPorts(SourcePort, r.SourcePorts) && p.addPorts(DestPort, r.Ports)
+}
+
+func (p *part) addPorts(f Field, ports []PortRange) bool {
+	var list []span
+	for _, x := range ports {
+		if x.Lo <= x.Hi {
+			list = append(list, span{string(binary.BigEndian.AppendUint16(nil, x.Lo)), string(binary.BigEndian.AppendUint16(nil, x.Hi))})
+		}
+	}
+	if len(ports) > 0 && len(list) == 0 {
+		return false
+	}
+	if list = joined(f, spans(list)); !slices.Equal(list, []span{{"\x00\x00", "\xff\xff"}}) {
+		p.add(f, list)
+	}
+	return true
+}
+
+// addPrefixes adds the addresses of one family; false if there are only others.
+func (p *part) addPrefixes(f Field, all []netip.Prefix, v6 bool) bool {
+	var list []span
+	for _, x := range all {
+		if x.Addr().Is6() == v6 {
+			list = append(list, prefixSpan(x))
+		}
+	}
+	if len(all) > 0 && len(list) == 0 {
+		return false
+	}
+	if list = joined(f, spans(list)); len(list) == 1 && strings.Trim(list[0].lo, "\x00") == "" && strings.Trim(list[0].hi, "\xff") == "" {
+		return true // all of the family
+	}
+	p.add(f, list)
+	return true
+}
+
+func prefixSpan(x netip.Prefix) span {
+	lo := x.Masked().Addr().AsSlice()
+	hi := slices.Clone(lo)
+	for i := x.Bits(); i < len(hi)*8; i++ {
+		hi[i/8] |= 0x80 >> (i % 8)
+	}
+	return span{string(lo), string(hi)}
+}
+
+// familyOf is the family of the packets that have a field; 0: both.
+func familyOf(f Field) byte {
+	switch f {
+	case Source4, Dest4, DSCP4:
+		return unix.NFPROTO_IPV4
+	case Source6, Dest6, DSCP6, ICMPv6Type:
+		return unix.NFPROTO_IPV6
+	}
+	return 0
+}
+
+// policyRules makes a chain's rules of the PolicyRules for clients or for the
+// router itself; nil if there are none.
+func (c *compiler) policyRules(local bool) []Rule {
+	targets := map[uint32]Verdict{}
+	for _, p := range c.Policies {
+		targets[p.Mark] = Verdict{Goto, p.chain()}
+	}
+	var groups []*group
+	for _, r := range c.Rules {
+		if r.Local != local {
+			continue
+		}
+		target, ok := targets[r.Policy]
+		if !ok {
+			target = Verdict{Kind: Return}
+		}
+		for _, p := range r.parts(target) {
+			groups = join(groups, p)
+		}
+	}
+	var rules []Rule
+	for _, g := range groups {
+		rules = append(rules, c.groupRule(g))
+	}
+	return rules
+}
+
+// maxValues is how many values a rule compares with in its own text; more of
+// them make a named set.
+const maxValues = 16
+
+// groupRule makes one rule of a group.
+func (c *compiler) groupRule(g *group) Rule {
+	var rule Rule
+	first := g.parts[0]
+	for i, f := range first.fields {
+		if !slices.Contains(g.varying, i) {
+			rule = append(rule, c.match(f.field, f.spans))
+		}
+	}
+	same := !slices.ContainsFunc(g.elements, func(e Element) bool { return e.Verdict != first.verdict })
+	switch {
+	case len(g.varying) == 0:
+		return append(rule, first.verdict)
+	case len(g.varying) == 1 && same:
+		field := first.fields[g.varying[0]].field
+		var list []span
+		for _, e := range g.elements {
+			list = append(list, span{e.Lo, e.Hi})
+		}
+		return append(rule, c.match(field, joined(field, list)), first.verdict)
+	}
+	s := Set{Verdicts: true, Elements: g.elements}
+	for _, i := range g.varying {
+		s.Fields = append(s.Fields, first.fields[i].field)
+	}
+	return append(rule, c.lookup(s))
+}
+
+// match compares a field with values, or looks many up in a set.
+func (c *compiler) match(f Field, list []span) Statement {
+	if len(list) <= maxValues {
+		m := Match{Field: f}
+		for _, s := range list {
+			v := s.value(f)
+			switch f {
+			case DSCP4:
+				v.Text = fmt.Sprint(s.lo[0] >> 2)
+			case DSCP6:
+				v.Text = fmt.Sprint(binary.BigEndian.Uint16([]byte(s.lo)) >> 6)
+			case IPv6:
+				v = nfproto(s.lo == ipv6.Raw)
+			}
+			m.Values = append(m.Values, v)
+		}
+		return m
+	}
+	s := Set{Fields: []Field{f}}
+	for _, x := range list {
+		s.Elements = append(s.Elements, Element{Lo: x.lo, Hi: x.hi})
+	}
+	return c.lookup(s)
+}
+
+// lookup adds a set to the table, once, and looks its fields up in it.
+func (c *compiler) lookup(s Set) Lookup {
+	s = s.named()
+	if !slices.ContainsFunc(c.rules.Sets, func(o Set) bool { return o.Name == s.Name }) {
+		c.rules.Sets = append(c.rules.Sets, s)
+	}
+	return Lookup{Fields: s.Fields, Map: s.Verdicts, Set: s.Name}
+}
