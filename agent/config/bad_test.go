@@ -272,7 +272,8 @@ rule-elements:11: rule[2].hours: "18:00-24:01" is not a span of the day: write o
 	{"rule-families", `
 rule-families:7: rule[1].to: is about IPv6 only, and from about IPv4 only: no packet is both, correct or remove one
 rule-families:12: rule[2].protocol: is about IPv4 only, and to about IPv6 only: no packet is both, correct or remove one
-rule-families:16: rule[3].protocol: is about IPv6 only, and from about IPv4 only: no packet is both, correct or remove one`},
+rule-families:16: rule[3].protocol: is about IPv6 only, and from about IPv4 only: no packet is both, correct or remove one
+rule-families:31: rule[6].protocol: is about IPv6 only, and from about IPv4 only: no packet is both, correct or remove one`},
 	{"rule-interfaces", `
 rule-interfaces:6: rule[1].interfaces: "eth1" has no clients: add it to [router] lan, or write what is there: "eth0", "br-lan"
 rule-interfaces:6: rule[1].interfaces: "br-guest" has no clients: add it to [router] lan, or write what is there: "eth0", "br-lan"`},

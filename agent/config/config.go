@@ -1,9 +1,9 @@
 // Package config turns TOML text into a validated Config. It is pure: it reads
 // the files it is handed, never the kernel, the clock or the environment.
 //
-// A Config holds only what has behaviour. Every other key of the contract is
-// parsed and validated too, and then refused as "not supported yet", so that
-// nothing a user writes is ever silently ignored.
+// Every key of the contract is parsed and validated. Those without behaviour
+// are then refused as "not supported yet", so that nothing a user writes is ever
+// silently ignored.
 package config
 
 import "net/netip"

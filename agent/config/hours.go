@@ -30,7 +30,7 @@ func (r *Rule) onDay(d time.Weekday) bool { return len(r.Days) == 0 || slices.Co
 // what it was just before, in t's location; zero if that never happens. Who
 // waits for it must look again when the clock or the time zone is set.
 func (c *Config) NextChange(t time.Time) time.Time {
-	t = t.Round(0) // without the monotonic clock, which knows nothing of days
+	t = t.Round(0) // without the monotonic clock, which stands still while the machine sleeps
 	var next time.Time
 	for i := range c.Rules {
 		if n := c.Rules[i].nextChange(t); !n.IsZero() && (next.IsZero() || n.Before(next)) {

@@ -157,6 +157,15 @@ func TestNextChange(t *testing.T) {
 	}
 }
 
+// The monotonic clock stands still while the machine sleeps, and midnight comes.
+func TestNextChangeIsWallClock(t *testing.T) {
+	t.Parallel()
+	c := &Config{Rules: []Rule{spanOf(t, "08:00-18:00")}}
+	if next := c.NextChange(time.Now()); next != next.Round(0) {
+		t.Errorf("%s has a monotonic clock", next)
+	}
+}
+
 // Walking from change to change must see all that looking every five minutes
 // sees, and nothing else, also where the clock is set at midnight or by half an hour.
 func TestNextChangeMissesNothing(t *testing.T) {
