@@ -97,17 +97,18 @@ type daemon struct {
 	loadErr    error // of the newest attempt to load another configuration
 	warnings   []string
 
-	ids     plan.IDs
-	plan    plan.Plan   // the newest
-	ruleset nat.Ruleset // compiled from plan
-	settled plan.Plan   // the newest whose connections were dealt with
-	owing   bool        // the kernel refused something of the newest plan: what is missing is nobody's doing
-	trying  bool        // this pass will be undone if the kernel refuses something, so it stops there
-	fresh   bool        // our table, or part of it, was not there, and connections of that time are not dealt with
-	applied bool        // plan and ruleset were once written or found in the kernel
-	ready   bool
-	states  map[string]uplinkState
-	swept   []ownAddress // the router's addresses when connections were last looked through for others
+	ids         plan.IDs
+	plan        plan.Plan   // the newest
+	ruleset     nat.Ruleset // compiled from plan
+	settled     plan.Plan   // the newest whose connections were dealt with
+	owing       bool        // the kernel refused something of the newest plan: what is missing is nobody's doing
+	trying      bool        // this pass will be undone if the kernel refuses something, so it stops there
+	fresh       bool        // our table, or part of it, was not there, and connections of that time are not dealt with
+	applied     bool        // plan and ruleset were once written or found in the kernel
+	ready       bool
+	states      map[string]uplinkState
+	rulesChange time.Time    // when another set of rules is in force; zero: never
+	swept       []ownAddress // the router's addresses when connections were last looked through for others
 
 	disabled   disabled
 	memoryFile string // where the next agent finds what it should know; "": nowhere
@@ -300,7 +301,7 @@ func (d *daemon) loop(ctx context.Context) error {
 			arm(last.Add(gap))
 			continue
 		case now := <-tick.C:
-			if now.Sub(last) >= resync || d.sysctlsChanged() || d.disabled.expire(now, d.cfg) {
+			if now.Sub(last) >= resync || d.sysctlsChanged() || d.disabled.expire(now, d.cfg) || d.hourStrikes(now) {
 				arm(now)
 			}
 			continue
@@ -317,6 +318,11 @@ func (d *daemon) loop(ctx context.Context) error {
 			arm(d.drift.due)
 		}
 	}
+}
+
+// hourStrikes reports whether other rules are in force from now on.
+func (d *daemon) hourStrikes(now time.Time) bool {
+	return !d.rulesChange.IsZero() && !now.Before(d.rulesChange)
 }
 
 // sysctlsChanged reports whether somebody changed a sysctl of ours.

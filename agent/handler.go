@@ -133,6 +133,9 @@ func (d *daemon) status() api.Status {
 		s.Uplinks = append(s.Uplinks, status)
 	}
 	for _, p := range d.plan.Policies {
+		if p.Implied {
+			continue
+		}
 		status := api.PolicyStatus{Name: p.Name, ID: p.ID}
 		carriers := p.Either()
 		if carriers.Tier != plan.NoTier {

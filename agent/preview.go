@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"multiroute/agent/api"
 	"multiroute/agent/config"
@@ -28,7 +29,7 @@ func look(path string, k router, t table, s sysctl.Store, known plan.Input) (pre
 	if err != nil {
 		return preview{}, fmt.Errorf("%w:\n%w", api.ErrConfig, err)
 	}
-	known.Config, known.IDs = cfg, plan.Assign(known.IDs, cfg)
+	known.Config, known.IDs, known.Now = cfg, plan.Assign(known.IDs, cfg), time.Now()
 	if known.Facts, err = k.Facts(); err != nil {
 		return preview{}, err
 	}

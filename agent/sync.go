@@ -62,7 +62,7 @@ func (d *daemon) try(now time.Time) error {
 
 // converge compares once and writes what differs. It reports whether it wrote.
 func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
-	p := d.makePlan(facts)
+	p := d.makePlan(now, facts)
 	rules := nat.Compile(p.NAT)
 	state, err := d.table.Read()
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	mathrand "math/rand/v2"
 	"net/netip"
 	"slices"
+	"time"
 
 	"multiroute/agent/config"
 	"multiroute/agent/health"
@@ -23,15 +24,16 @@ type watcher interface {
 // makePlan plans with what the probes say now. They are told first what has
 // become of links, addresses and gateways: what is gone has to be well for a
 // while when it comes back.
-func (d *daemon) makePlan(facts routes.Facts) plan.Plan {
-	in := plan.Input{Config: d.cfg, Facts: facts, IDs: d.ids, Health: d.monitor.Verdicts(), Disabled: d.disabled.reasons()}
+func (d *daemon) makePlan(now time.Time, facts routes.Facts) plan.Plan {
+	in := plan.Input{Config: d.cfg, Facts: facts, IDs: d.ids, Health: d.monitor.Verdicts(), Disabled: d.disabled.reasons(), Now: now}
 	p := plan.Make(in)
 	d.monitor.Watch(watchedLegs(d.cfg, p, &facts))
-	now := d.monitor.Verdicts()
-	if sameVerdicts(in.Health, now) {
+	d.rulesChange = d.cfg.NextChange(now)
+	verdicts := d.monitor.Verdicts()
+	if sameVerdicts(in.Health, verdicts) {
 		return p
 	}
-	in.Health = now
+	in.Health = verdicts
 	return plan.Make(in)
 }
 
