@@ -179,9 +179,28 @@ func TestMemory(t *testing.T) {
 	until := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	r.disabled["b"] = until
 	r.mustPass(time.Second)
-	legs, out, err := recall(r.memoryFile)
-	if err != nil || legs[legA].Flaps != 2 || len(legs) != 1 || !out["b"].Equal(until) {
-		t.Errorf("recalled %+v, %v, %v", legs, out, err)
+	kept, err := recall(r.memoryFile)
+	if legs := kept.legs(); err != nil || legs[legA].Flaps != 2 || len(legs) != 1 || !kept.Disabled["b"].Equal(until) {
+		t.Errorf("recalled %+v, %v", kept, err)
+	}
+	for name, s := range r.states {
+		later := s.since.Add(time.Hour)
+		if got := kept.since(name, s.state, later); !got.Equal(s.since) {
+			t.Errorf("%s is %s since %v, recalled %v", name, s.state, s.since, got)
+		}
+		if got := kept.since(name, plan.Degraded, later); got != later {
+			t.Errorf("%s is another state since %v, want now", name, got)
+		}
+		earlier := s.since.Add(-time.Hour) // the clock was set back
+		if got := kept.since(name, s.state, earlier); got != earlier {
+			t.Errorf("%s is %s since %v, which is still to come", name, s.state, got)
+		}
+	}
+	next := started(t, twoUplinks)
+	next.states, next.remembered = map[string]uplinkState{}, kept
+	next.mustPass(time.Hour)
+	if a := next.states["a"]; !a.since.Equal(r.states["a"].since) {
+		t.Errorf("after a restart since %v, before %v", a.since, r.states["a"].since)
 	}
 	// Not written again without a reason.
 	if err := os.Remove(r.memoryFile); err != nil {

@@ -354,7 +354,10 @@ func (d *daemon) adoptPlan(now time.Time, p plan.Plan, rules nat.Ruleset) {
 	states := map[string]uplinkState{}
 	for _, u := range p.Uplinks {
 		s, known := d.states[u.Name]
-		if !known || s.state != u.State {
+		switch {
+		case !known:
+			s.since = d.remembered.since(u.Name, u.State, now)
+		case s.state != u.State:
 			s.since = now
 		}
 		if !known || s.state != u.State || s.reason != u.Reason {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"crypto/rand"
+	"maps"
 	mathrand "math/rand/v2"
 	"net/netip"
 	"slices"
@@ -119,7 +120,7 @@ func (nobody) Memories() map[health.Leg]health.Memory  { return nil }
 
 // watch prepares the probes, with what a predecessor left at path.
 func (d *daemon) watch(path string, counters *routes.Counters) (*health.Monitor, error) {
-	legs, out, err := recall(path)
+	kept, err := recall(path)
 	if err != nil {
 		return nil, err
 	}
@@ -129,9 +130,10 @@ func (d *daemon) watch(path string, counters *routes.Counters) (*health.Monitor,
 		Changed:  d.changed,
 		Log:      d.Log,
 		Rand:     mathrand.Float64,
-		Memory:   legs,
+		Memory:   kept.legs(),
 	})
-	d.monitor, d.disabled, d.memoryFile = monitor, out, path
+	d.monitor, d.memoryFile, d.remembered = monitor, path, kept
+	maps.Copy(d.disabled, kept.Disabled)
 	return monitor, nil
 }
 
