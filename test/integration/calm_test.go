@@ -200,7 +200,7 @@ func TestFullLine(t *testing.T) {
 		t.Run("a buffer of "+name, func(t *testing.T) {
 			ctx := deadline(t, time.Minute)
 			h := newHouse(t, lab.NewRouter, lab.Options{NoIPv6: true, Wires: map[int]lab.WireKind{1: lab.Line}})
-			h.Uplinks[0].Wire().Rate(1<<20, buffer)
+			h.Uplinks[0].Wire().Rate(128<<10, buffer) // 1 Mbit/s
 			h.start(ctx, rig.Probing(h.Topology, nil))
 			h.allUp(ctx, 10*time.Second)
 			passes(ctx, time.Second)

@@ -157,7 +157,7 @@ func TestSharedNIC(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			ctx := deadline(t, 2*time.Minute)
 			h := newHouse(t, lab.NewSingleNIC, lab.Options{Apart: true})
-			h.start(ctx, rig.Probing(h.Topology, nil, quickReturn))
+			h.start(ctx, rig.Probing(h.Topology, nil, "[health]\nprofile = \"fast\"\nhold_down = \"0s\"\n"))
 			h.allUp(ctx, 5*time.Second)
 			u := h.Uplinks[1]
 			safe := h.others(u)
@@ -166,7 +166,7 @@ func TestSharedNIC(t *testing.T) {
 			}
 			b := h.bystanders(ctx, safe...)
 			var all []gaps
-			for range 2 {
+			for range 3 {
 				for _, v6 := range c.v6 {
 					all = append(all, h.dies(ctx, c.name, u, v6, func() error { return c.gone(h, u) }))
 					must(t, c.back(h, u))

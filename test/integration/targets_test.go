@@ -98,14 +98,17 @@ func TestTargetsDeadEverywhere(t *testing.T) {
 		}
 		passes(ctx, 500*time.Millisecond)
 	}
-	passes(ctx, 3*time.Second)
+	passes(ctx, 2*time.Second)
+	calm(t, "all targets dead, with traffic", x.so())
+	b.check()
+	passes(ctx, 3*time.Second) // without replies that excuse lost probes
 	calm(t, "all targets dead", x.so())
 	for _, u := range h.Uplinks {
 		must(t, u.Provider.Break())
 	}
 	passes(ctx, time.Second)
 	calm(t, "targets back", x.stop())
-	b.check()
+	h.carry(ctx, h.Uplinks, 15*time.Second) // one that was called degraded meanwhile, too
 	h.spread(ctx, "targets back", h.Uplinks, h.Uplinks)
 }
 
