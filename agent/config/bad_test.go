@@ -232,9 +232,7 @@ policy-tiers:6: policy.default.tiers: "dsl" is in two tiers: remove one`},
 policy-unsupported:6: policy.default.balance: not supported yet: other ways to balance come in a later version; write "weight" or remove this key
 policy-unsupported:7: policy.default.sticky: not supported yet: keeping a client on one uplink comes in a later version; write "connection" or remove this key
 policy-unsupported:8: policy.default.sticky_timeout: not supported yet: keeping a client on one uplink comes in a later version; remove this key
-policy-unsupported:9: policy.default.fallback: not supported yet: falling back to another policy comes in a later version; write "reject" or remove this key
 policy-unsupported:9: policy.default.fallback: is this very policy: write "reject"
-policy-unsupported:10: policy.voice: not supported yet: policies other than "default" come in a later version; remove this table
 policy-unsupported:11: policy.voice.weights.lte: no uplink is called "lte": known are "dsl", "cable"`},
 	{"policy-values", `
 policy-values:6: policy.default.balance: "random" is unknown: write "weight", "capacity" or "latency"
@@ -285,11 +283,7 @@ rule-ports:6: rule[1].protocol: "icmp" has no ports: remove it, or ports
 rule-ports:12: rule[2].protocol: "gre" has no ports: remove it, or source_ports
 rule-ports:14: rule[2].protocol: "ah" has no ports: remove it, or source_ports`},
 	{"rule-unsupported", `
-rule-unsupported:4: rule[1].name: not supported yet: rules come in a later version; remove this key
-rule-unsupported:5: rule[1].from: not supported yet: rules come in a later version; remove this key
-rule-unsupported:6: rule[1].protocol: not supported yet: rules come in a later version; remove this key
-rule-unsupported:7: rule[1].uplink: not supported yet: rules come in a later version; remove this key
-rule-unsupported:8: rule[1].domains: not supported yet: rules come in a later version; remove this key`},
+rule-unsupported:8: rule[1].domains: not supported yet: rules by domain come in a later version; remove this key`},
 	{"rule-values", `
 rule-values:5: rule[1].from: "192.168.0.20/24" has bits behind its length: write "192.168.0.0/24", or "192.168.0.20" for the one host
 rule-values:6: rule[1].domains: "-bad.org" is not a domain: write one such as "example.org", or "*.example.org" for all below it

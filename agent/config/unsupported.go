@@ -8,32 +8,26 @@ import (
 // gap is a part of the contract that has no behaviour yet. To give a key its
 // behaviour, delete its row.
 type gap struct {
-	path    string         // as in the contract; what stands below it is meant too; *! is a name other than "default"
+	path    string         // as in the contract; what stands below it is meant too
 	whole   bool           // one error for the table instead of one for each key in it
 	does    func(any) bool // which values mean what the program does now; nil: none
 	subject string         // what it is that comes later
 	instead string         // what to do until then
 }
 
-const (
-	removeKey   = "remove this key"
-	removeTable = "remove this table"
-)
+const removeKey = "remove this key"
 
 // unsupported lists everything without behaviour.
 var unsupported = []gap{
-	{"rule.[]", false, nil, "rules come", removeKey},
 	{"rule.[].domains", false, emptyList, "rules by domain come", removeKey},
 
 	{"uplink.*.bandwidth", true, nil, "balancing by bandwidth comes", removeKey},
 	{"uplink.*.ipv6", false, not("prefix"), "IPv6 prefix translation comes", `write "masquerade", "routed" or "off"`},
 	{"uplink.*.mtu", false, is(0), "setting the MTU comes", "write 0 or remove this key"},
 
-	{"policy.*!", true, nil, `policies other than "default" come`, removeTable},
 	{"policy.*.balance", false, is("weight"), "other ways to balance come", `write "weight" or remove this key`},
 	{"policy.*.sticky", false, is("connection"), "keeping a client on one uplink comes", `write "connection" or remove this key`},
 	{"policy.*.sticky_timeout", false, nil, "keeping a client on one uplink comes", removeKey},
-	{"policy.*.fallback", false, is("reject"), "falling back to another policy comes", `write "reject" or remove this key`},
 
 	{"port_forward.[].port", false, singlePort, "forwarding a range of ports comes", "write one port"},
 	{"port_forward.[].to", false, singlePort, "forwarding to a range of ports comes", "write one port"},
@@ -91,7 +85,7 @@ func matches(pattern string, parts []string) bool {
 	}
 	for i, w := range want {
 		switch {
-		case w == parts[i], w == "*", w == "*!" && parts[i] != "default", w == "[]" && strings.HasPrefix(parts[i], "["):
+		case w == parts[i], w == "*", w == "[]" && strings.HasPrefix(parts[i], "["):
 		default:
 			return false
 		}
