@@ -15,6 +15,7 @@ type group struct {
 	// of one varying field, the first rule's range stays and is cut out of the
 	// later ones'; of several fields, what would overlap is no part of the group.
 	elements []Element
+	near     nearby // the elements of several fields
 }
 
 // A concatenation's limits: registers of 4 bytes (NFT_REG32_NUM), types that
@@ -69,17 +70,21 @@ func (g *group) add(p part) bool {
 	if !fits(first, varying) {
 		return false
 	}
-	elements, todo := g.elements, []part{p}
+	elements, near, todo := g.elements, g.near, []part{p}
 	if len(varying) != len(g.varying) {
-		elements, todo = nil, append(slices.Clip(g.parts), p)
+		elements, near, todo = nil, nearby{}, append(slices.Clip(g.parts), p)
 	}
 	for _, t := range todo {
+		if len(varying) == 1 {
+			elements = cut(elements, t.fields[varying[0]].spans, t.verdict)
+			continue
+		}
 		var ok bool
-		if elements, ok = t.elements(elements, varying); !ok {
+		if elements, ok = near.join(elements, t, varying); !ok {
 			return false
 		}
 	}
-	g.parts, g.varying, g.elements = append(g.parts, p), varying, elements
+	g.parts, g.varying, g.elements, g.near = append(g.parts, p), varying, elements, near
 	return true
 }
 
@@ -94,70 +99,6 @@ func fits(p part, varying []int) bool {
 		size += registers(f)
 	}
 	return len(varying) == 1 || len(varying) <= maxFields && size <= maxRegisters
-}
-
-// elements adds what the part's varying fields may be to elements; false if
-// they cannot be looked up with the others.
-func (p part) elements(all []Element, varying []int) ([]Element, bool) {
-	if len(varying) == 1 {
-		return cut(all, p.fields[varying[0]].spans, p.verdict), true
-	}
-	total := 1
-	for _, i := range varying {
-		if total *= len(p.fields[i].spans); total+len(all) > maxTogether {
-			return nil, false
-		}
-	}
-	before := len(all)
-	for n := range total {
-		e := Element{Verdict: p.verdict}
-		for _, i := range varying {
-			list := p.fields[i].spans
-			e.Lo += list[n%len(list)].lo
-			e.Hi += list[n%len(list)].hi
-			n /= len(list)
-		}
-		covered := false
-		for _, o := range all[:before] {
-			if !p.overlap(o, e, varying) {
-				continue
-			}
-			if o.Verdict != e.Verdict || !p.covers(o, e, varying) {
-				return nil, false
-			}
-			covered = true
-		}
-		if !covered {
-			all = append(all, e)
-		}
-	}
-	return all, true
-}
-
-// overlap reports whether some packet is in both elements.
-func (p part) overlap(a, b Element, varying []int) bool {
-	at := 0
-	for _, i := range varying {
-		end := at + fieldBytes(p.fields[i].field)
-		if a.Lo[at:end] > b.Hi[at:end] || b.Lo[at:end] > a.Hi[at:end] {
-			return false
-		}
-		at = end
-	}
-	return true
-}
-
-// covers reports whether all of b is in a.
-func (p part) covers(a, b Element, varying []int) bool {
-	at := 0
-	for _, i := range varying {
-		end := at + fieldBytes(p.fields[i].field)
-		if a.Lo[at:end] > b.Lo[at:end] || b.Hi[at:end] > a.Hi[at:end] {
-			return false
-		}
-		at = end
-	}
-	return true
 }
 
 // cut adds what of the ranges is not covered yet; they do not overlap each

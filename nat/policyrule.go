@@ -150,7 +150,7 @@ func (p *part) addPorts(f Field, ports []PortRange) bool {
 	if len(ports) > 0 && len(list) == 0 {
 		return false
 	}
-	if list = joined(f, spans(list)); !slices.Equal(list, []span{{"\x00\x00", "\xff\xff"}}) {
+	if list = joined(f, spans(list)); !slices.Equal(list, everything(f)) {
 		p.add(f, list)
 	}
 	return true
@@ -167,11 +167,16 @@ func (p *part) addPrefixes(f Field, all []netip.Prefix, v6 bool) bool {
 	if len(all) > 0 && len(list) == 0 {
 		return false
 	}
-	if list = joined(f, spans(list)); len(list) == 1 && strings.Trim(list[0].lo, "\x00") == "" && strings.Trim(list[0].hi, "\xff") == "" {
-		return true // all of the family
+	if list = joined(f, spans(list)); !slices.Equal(list, everything(f)) {
+		p.add(f, list)
 	}
-	p.add(f, list)
 	return true
+}
+
+// everything is the list of all values of a field.
+func everything(f Field) []span {
+	n := fieldBytes(f)
+	return []span{{strings.Repeat("\x00", n), strings.Repeat("\xff", n)}}
 }
 
 func prefixSpan(x netip.Prefix) span {

@@ -268,6 +268,7 @@ func TestPolicyRulesSets(t *testing.T) {
 			[]string{"ip saddr 10.0.0.1 goto policy-10-voice", "ip daddr 10.1.0.0/16 goto policy-11-video", "ip saddr 10.0.0.9 goto policy-10-voice"}},
 		{"everything", []PolicyRule{{Policy: voice}, from(video, "10.0.0.1/32")}, []string{"goto policy-10-voice", "ip saddr 10.0.0.1 goto policy-11-video"}},
 		{"all of IPv4", []PolicyRule{from(voice, "0.0.0.0/1", "128.0.0.0/1")}, []string{"meta nfproto ipv4 goto policy-10-voice"}},
+		{"most of IPv4", []PolicyRule{from(voice, "0.0.0.0/1", "128.0.0.0/2")}, []string{"ip saddr 0.0.0.0-191.255.255.255 goto policy-10-voice"}},
 		{"no protocol can have the ports", []PolicyRule{{Protocols: []uint8{1}, Ports: []PortRange{{80, 80}}, Policy: voice}, {Policy: video}}, []string{"goto policy-11-video"}},
 		{"families that never meet", []PolicyRule{{From: nets("10.0.0.0/8"), To: nets("fd00::/8"), Policy: voice}, {Policy: video}}, []string{"goto policy-11-video"}},
 		{"any port", []PolicyRule{{Ports: []PortRange{{0, 65535}}, Policy: voice}}, []string{"meta l4proto { tcp, udp } goto policy-10-voice"}},
