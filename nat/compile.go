@@ -9,7 +9,10 @@ import (
 )
 
 // Compile turns a Spec into rules. It is pure: equal specs give equal rulesets.
-func Compile(s Spec) Ruleset {
+func Compile(s Spec) Ruleset { return compile(s, policyRules) }
+
+// compile is Compile with a way to compile PolicyRules.
+func compile(s Spec, policyRules func([]PolicyRule, []Policy) chosen) Ruleset {
 	c := compiler{Spec: s, byInterface: map[string][]Uplink{}, clients: Verdict{Kind: Return}}
 	for _, u := range s.Uplinks {
 		if len(c.byInterface[u.Interface]) == 0 {
@@ -18,8 +21,12 @@ func Compile(s Spec) Ruleset {
 		c.byInterface[u.Interface] = append(c.byInterface[u.Interface], u)
 	}
 	c.restore()
-	if rules := c.policyRules(false); len(rules) > 0 {
-		c.chain(Chain{Name: rulesChain, Rules: rules})
+	if len(s.Rules) > 0 {
+		c.chosen = policyRules(s.Rules, s.Policies)
+		c.rules.Sets = slices.Clip(c.chosen.sets)
+	}
+	if len(c.chosen.clients) > 0 {
+		c.chain(Chain{Name: rulesChain, Rules: c.chosen.clients})
 		c.clients = Verdict{Goto, rulesChain}
 	}
 	c.classify()
@@ -46,6 +53,7 @@ type compiler struct {
 	Spec
 	interfaces  []string // with uplinks, in order, each once
 	byInterface map[string][]Uplink
+	chosen      chosen
 	clients     Verdict // what becomes of clients' new connections before they are routed
 	rules       Ruleset
 }
@@ -313,10 +321,10 @@ func (c *compiler) ownUnbound() []Rule {
 			again = append(again, Rule{Match{Field: Source6, Values: []Value{address(a)}}, Verdict{Goto, c.Policies[0].chain()}})
 		}
 	}
-	if chosen := c.policyRules(true); len(chosen) > 0 {
+	if len(c.chosen.own) > 0 {
 		// A socket that has a mark was given its way by whoever opened it: our
 		// own probes, for one.
-		c.chain(Chain{Name: ownRulesChain, Rules: append(chosen, again...)})
+		c.chain(Chain{Name: ownRulesChain, Rules: slices.Concat(c.chosen.own, again)})
 		rules = append(rules, Rule{Match{Field: ConnStatus, Op: NoBit, Values: []Value{confirmed}},
 			Match{Field: PacketMark, Mask: c.Mask, Values: []Value{mark(0)}}, Verdict{Goto, ownRulesChain}})
 	}

@@ -199,31 +199,41 @@ func familyOf(f Field) byte {
 	return 0
 }
 
-// policyRules makes a chain's rules of the PolicyRules for clients or for the
-// router itself; nil if there are none.
-func (c *compiler) policyRules(local bool) []Rule {
+// chosen is what PolicyRules become: rules for clients and for the router's own
+// connections, and the sets that they look things up in.
+type chosen struct {
+	clients, own []Rule
+	sets         []Set
+}
+
+// policyRules compiles PolicyRules.
+func policyRules(rules []PolicyRule, policies []Policy) chosen {
 	targets := map[uint32]Verdict{}
-	for _, p := range c.Policies {
+	for _, p := range policies {
 		targets[p.Mark] = Verdict{Goto, p.chain()}
 	}
-	var groups []*group
-	for _, r := range c.Rules {
-		if r.Local != local {
-			continue
-		}
+	var clients, own []*group
+	for _, r := range rules {
 		target, ok := targets[r.Policy]
 		if !ok {
 			target = Verdict{Kind: Return}
 		}
+		groups := &clients
+		if r.Local {
+			groups = &own
+		}
 		for _, p := range r.parts(target) {
-			groups = join(groups, p)
+			*groups = join(*groups, p)
 		}
 	}
-	var rules []Rule
-	for _, g := range groups {
-		rules = append(rules, c.groupRule(g))
+	var c chosen
+	for _, g := range clients {
+		c.clients = append(c.clients, c.groupRule(g))
 	}
-	return rules
+	for _, g := range own {
+		c.own = append(c.own, c.groupRule(g))
+	}
+	return c
 }
 
 // maxValues is how many values a rule compares with in its own text; more of
@@ -231,7 +241,7 @@ func (c *compiler) policyRules(local bool) []Rule {
 const maxValues = 16
 
 // groupRule makes one rule of a group.
-func (c *compiler) groupRule(g *group) Rule {
+func (c *chosen) groupRule(g *group) Rule {
 	var rule Rule
 	first := g.parts[0]
 	for i, f := range first.fields {
@@ -259,7 +269,7 @@ func (c *compiler) groupRule(g *group) Rule {
 }
 
 // match compares a field with values, or looks many up in a set.
-func (c *compiler) match(f Field, list []span) Statement {
+func (c *chosen) match(f Field, list []span) Statement {
 	if len(list) <= maxValues {
 		m := Match{Field: f}
 		for _, s := range list {
@@ -284,10 +294,10 @@ func (c *compiler) match(f Field, list []span) Statement {
 }
 
 // lookup adds a set to the table, once, and looks its fields up in it.
-func (c *compiler) lookup(s Set) Lookup {
+func (c *chosen) lookup(s Set) Lookup {
 	s = s.named()
-	if !slices.ContainsFunc(c.rules.Sets, func(o Set) bool { return o.Name == s.Name }) {
-		c.rules.Sets = append(c.rules.Sets, s)
+	if !slices.ContainsFunc(c.sets, func(o Set) bool { return o.Name == s.Name }) {
+		c.sets = append(c.sets, s)
 	}
 	return Lookup{Fields: s.Fields, Map: s.Verdicts, Set: s.Name}
 }
