@@ -85,7 +85,13 @@ func (p *prober) echo(t *target, addr netip.Addr, token uint64, timeout time.Dur
 	}
 	number := p.outstanding.add(s)
 	packet := appendEcho(make([]byte, 0, echoLength), p.leg.Family, p.id, number, s.nonce)
-	if err := p.echoes.send(packet, p.sockaddr(addr)); err != nil {
+	// An answer shows that the gateway is there. The kernel cannot see that, and
+	// would ask the gateway alone, which not every one answers, and give it up.
+	flags := 0
+	if p.heard.Swap(false) {
+		flags = unix.MSG_CONFIRM
+	}
+	if err := p.echoes.send(packet, flags, p.sockaddr(addr)); err != nil {
 		if _, ok := p.outstanding.take(number, anyProbe); ok {
 			p.fail(t, token, fmt.Errorf("sending to %s: %w", addr, err))
 		}
@@ -113,6 +119,7 @@ func (p *prober) heardEcho(m message) {
 		p.report(s, 0, fmt.Errorf("%s says %s", h.from, h.words()))
 		return
 	}
+	p.heard.Store(true)
 	p.report(s, max(m.at.Sub(s.at), 1), nil)
 }
 

@@ -70,7 +70,7 @@ func (p *prober) sendGateway(t *target, token uint64, timeout time.Duration) {
 		return
 	}
 	number := p.outstanding.add(sent{target: t, token: token, to: gateway, at: time.Now(), timeout: timeout})
-	if err := p.gateways.send(packet, to); err != nil {
+	if err := p.gateways.send(packet, 0, to); err != nil {
 		if _, ok := p.outstanding.take(number, anyProbe); ok {
 			p.fail(t, token, fmt.Errorf("asking for gateway %s: %w", gateway, err))
 		}

@@ -73,6 +73,7 @@ type prober struct {
 
 	id       uint16        // of our echo requests
 	echoes   *socket       // nil: no target needs it
+	heard    atomic.Bool   // an echo was answered since one was sent
 	gateways *socket       // hears the gateway: ARP or neighbour discovery; nil: the same
 	link     *socket       // knows the interface's hardware address; may be gateways
 	server   atomic.Uint32 // of path.DNS, the next to be asked

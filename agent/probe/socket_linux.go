@@ -154,10 +154,11 @@ func attach(fd int, filter []bpf.Instruction) error {
 	return nil
 }
 
-// send sends a packet, or fails at once.
-func (s *socket) send(b []byte, to unix.Sockaddr) error {
+// send sends a packet, or fails at once. flags is unix.MSG_CONFIRM, if its way
+// is known to be good, or 0.
+func (s *socket) send(b []byte, flags int, to unix.Sockaddr) error {
 	var failed error
-	err := s.raw.Control(func(fd uintptr) { failed = unix.Sendto(int(fd), b, unix.MSG_DONTWAIT, to) })
+	err := s.raw.Control(func(fd uintptr) { failed = unix.Sendto(int(fd), b, flags|unix.MSG_DONTWAIT, to) })
 	return errors.Join(err, failed)
 }
 
