@@ -293,7 +293,7 @@ func TestHoldDownDoubles(t *testing.T) {
 	for i, least := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
 		must(t, u.Provider.Blackhole(true))
 		h.becomes(ctx, u, api.Down, 5*time.Second)
-		begin := time.Now()
+		begin := time.Now() // a little after it went down
 		must(t, u.Provider.Blackhole(false))
 		if i == 1 {
 			must(t, errors.Join(h.End(syscall.SIGKILL), h.Run(ctx)))
@@ -304,7 +304,7 @@ func TestHoldDownDoubles(t *testing.T) {
 			}
 		}
 		h.becomes(ctx, u, api.Up, least+5*time.Second)
-		if took := time.Since(begin); took < least-50*time.Millisecond || took > least+2*time.Second {
+		if took := time.Since(begin); took < least-300*time.Millisecond || took > least+2*time.Second {
 			t.Errorf("death %d: up again after %v, wanted %v", i+1, took, least)
 		}
 		h.carry(ctx, h.Uplinks, 2*time.Second) // the other family, too
