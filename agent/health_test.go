@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -168,6 +169,25 @@ func TestTakenOutRefused(t *testing.T) {
 		t.Errorf("status: %+v", s)
 	}
 	r.holds()
+}
+
+// What the kernel refuses of another uplink keeps nobody from taking this one out.
+func TestTakenOutBesideARefusal(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks+"[uplink.c]\ninterface = \"eth1\"\ngateway = \"192.0.2.3\"\ngateway6 = \"off\"\n")
+	table := fmt.Sprintf("table %d ", r.plan.Uplinks[2].Table)
+	r.k.have.Routes = slices.DeleteFunc(r.k.have.Routes, func(o routes.Route) bool { return o.Table == r.plan.Uplinks[2].Table })
+	r.k.failWith = func(call string) bool {
+		return strings.Contains(call, "route replace") && strings.Contains(call, table)
+	}
+	r.report(r.pass(r.now))
+	r.forget()
+	if err := r.setUplink("a", false, 0); err != nil {
+		t.Fatal(err)
+	}
+	if s := r.status().Uplinks[0]; s.State != api.Disabled || !slices.Equal(r.k.deleted, []uint32{markA}) {
+		t.Errorf("%+v, deleted %#x", s, r.k.deleted)
+	}
 }
 
 // The next agent knows who is dead and who was taken out.
