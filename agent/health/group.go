@@ -16,15 +16,17 @@ func (g group) settle(now time.Time) {
 				o.hurry(now)
 			}
 		}
-		if !j.condemned() {
+		if !j.suspicion.on {
 			continue
 		}
-		switch at, witness, lone := g.witness(j); {
-		case witness && j.suspicion.spared() && at.After(j.suspicion.missed):
+		lone := g.witness(j)
+		switch s := &j.suspicion; {
+		case !j.condemned():
+		case s.witness != nil && s.witnessed.After(s.missed):
 			j.suspect(now) // targets answer again elsewhere, maybe here, too
-		case witness:
+		case s.witness != nil:
 			j.condemn(now)
-		case j.suspicion.spared():
+		case s.spared():
 		case lone:
 			j.spare("nothing answers, and there is no other uplink to take over")
 		default:
@@ -53,22 +55,28 @@ func (g group) others(j *judge) func(func(*judge) bool) {
 	}
 }
 
-// witness reports whether targets answered another leg since j came under
-// suspicion: then j is dead, and not what it asks. What they answered was sent
-// at that time. A leg that is not probed cannot tell, but can take over. lone
-// is true if there is no other leg.
-func (g group) witness(j *judge) (at time.Time, witness, lone bool) {
+// witness takes down the first leg that targets answered since j came under
+// suspicion: then j is dead, and not what it asks. One that is not probed cannot
+// tell, but can take over. One that has gone is none any more. It reports
+// whether there is no other leg.
+func (g group) witness(j *judge) (lone bool) {
 	lone = true
+	s := &j.suspicion
+	var first *judge
 	for o := range g.others(j) {
 		lone = false
-		if len(o.targets.list) == 0 && o.state != Down {
-			return time.Time{}, true, false
-		}
-		if !o.answered.IsZero() && !o.answered.Before(j.suspicion.since) && (!witness || o.answered.Before(at)) {
-			at, witness = o.answered, true
+		unprobed := len(o.targets.list) == 0 && o.state != Down
+		switch {
+		case o == s.witness:
+			return false
+		case first == nil && (unprobed || !o.answered.IsZero() && !o.answered.Before(s.since)):
+			first = o
 		}
 	}
-	return at, witness, lone
+	if s.witness = first; first != nil {
+		s.witnessed = first.answered
+	}
+	return lone
 }
 
 // alone reports whether no other leg of the family carries anything.

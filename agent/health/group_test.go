@@ -3,6 +3,8 @@ package health
 import (
 	"testing"
 	"time"
+
+	"multiroute/agent/config"
 )
 
 // A single uplink stays, whatever its targets do.
@@ -148,6 +150,54 @@ func TestAllTargetsReturn(t *testing.T) {
 			u.want(t, Up)
 			if v := u.verdict(s.now); v.Reason != "" {
 				t.Fatalf("%+v", v)
+			}
+		}
+	}
+}
+
+// Who saw that targets live does not count when it is gone itself.
+func TestWitnessGoes(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	a := s.add("dsl", settings(3), steady(rtt).dead(10*time.Second, never))
+	b := s.add("lte", settings(3), steady(rtt))
+	for a.suspicion.witness == nil {
+		s.run(s.at() + time.Millisecond)
+	}
+	b.lost(s.now, "no carrier on wwan0")
+	s.run(20 * time.Second)
+	a.want(t, Up)
+	if v := a.verdict(s.now); v.Reason != "nothing answers, and there is no other uplink to take over" {
+		t.Errorf("%+v", v)
+	}
+}
+
+// Outages of all targets at once, of any length, take no uplink down, whoever
+// hears first that they are over.
+func TestSharedOutages(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(40) {
+		s := newSim(seed)
+		profiles := []func(int) config.Health{settings, fast, metered, settings}
+		nets := make([]network, len(profiles))
+		for i := range nets {
+			nets[i] = steady(time.Duration(5+s.random.IntN(400)) * time.Millisecond)
+		}
+		end := 10 * time.Second
+		for range 8 {
+			from := end + 10*time.Second + time.Duration(s.random.Int64N(int64(20*time.Second)))
+			end = from + time.Duration(s.random.Int64N(int64(8*time.Second)))
+			for i := range nets {
+				nets[i] = nets[i].dead(from, end)
+			}
+		}
+		for i, p := range profiles {
+			s.add(string(rune('a'+i)), p(3), nets[i])
+		}
+		s.run(end + 10*time.Second)
+		for _, u := range s.legs {
+			if len(u.downs()) > 0 {
+				t.Fatalf("seed %d: %v: %v", seed, u.leg, u.states)
 			}
 		}
 	}

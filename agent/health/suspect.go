@@ -18,9 +18,12 @@ type suspicion struct {
 	failed  int           // rounds in a row in which nothing answered
 	missed  time.Time     // when the newest of them was sent
 	asked   bool          // the other legs were asked whether targets answer them
-	alarm   bool          // the traffic began it, not a probe
-	excuse  string        // why a condemned leg stays what it is
-	excused bool          // the last round's failure was
+	witness *judge        // of the leg that targets answered meanwhile; nil: none
+	// witnessed is when the first probe that they answered was sent.
+	witnessed time.Time
+	alarm     bool   // the traffic began it, not a probe
+	excuse    string // why a condemned leg stays what it is
+	excused   bool   // the last round's failure was
 }
 
 // spared reports whether the leg should be down, but nothing better is known.
