@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"net/netip"
@@ -29,6 +30,14 @@ func samples() map[string]Entry {
 			Orig:  Tuple{Src: addr("fd00::2"), Dst: addr("2001:db8::9"), SrcPort: 1, DstPort: 65535},
 			Reply: Tuple{Src: addr("2001:db8::9"), Dst: addr("fd00::2"), SrcPort: 65535, DstPort: 1},
 			Mark:  0xff000000, Status: StatusSeenReply, Zone: 7, Timeout: 432000,
+		},
+		"all that the kernel may know": {
+			Family: FamilyIPv4, Proto: protoTCP,
+			Orig:   Tuple{Src: addr("192.168.0.3"), Dst: addr("203.0.113.9"), SrcPort: 40000, DstPort: 443},
+			Reply:  Tuple{Src: addr("203.0.113.9"), Dst: addr("198.51.100.7"), SrcPort: 443, DstPort: 40000},
+			Status: StatusSeenReply, TCPState: TCPFinWait,
+			Counted: true, Sent: Counters{Packets: 1 << 40, Bytes: 1<<64 - 1}, Received: Counters{Packets: 2, Bytes: 80},
+			Start: 1_795_000_000_123_456_789,
 		},
 		"icmp": {
 			Family: FamilyIPv4, Proto: protoICMP,
@@ -72,7 +81,31 @@ func appendEntry(b []byte, e Entry) []byte {
 	if e.Zone != 0 {
 		b = appendU16(b, ctaZone, e.Zone)
 	}
+	if e.Counted {
+		b = appendCounters(b, ctaCountOrig, e.Sent)
+		b = appendCounters(b, ctaCountReply, e.Received)
+	}
+	if e.Start != 0 {
+		var at int
+		b, at = beginNest(b, ctaTimestamp)
+		b = endNest(appendU64(b, ctaTimestampStart, e.Start), at)
+	}
+	if e.TCPState != 0 {
+		var info, tcp int
+		b, info = beginNest(b, ctaProtoInfo)
+		b, tcp = beginNest(b, ctaProtoInfoTCP)
+		b = endNest(endNest(appendU8(b, ctaTCPState, uint8(e.TCPState)), tcp), info)
+	}
 	return b
+}
+
+func appendU64(b []byte, typ uint16, v uint64) []byte {
+	return binary.BigEndian.AppendUint64(appendHeader(b, typ, 8), v)
+}
+
+func appendCounters(b []byte, typ uint16, c Counters) []byte {
+	b, at := beginNest(b, typ)
+	return endNest(appendU64(appendU64(b, ctaPackets, c.Packets), ctaBytes, c.Bytes), at)
 }
 
 func TestEntryRoundTrip(t *testing.T) {
@@ -165,6 +198,11 @@ func TestDecodeMalformed(t *testing.T) {
 		{"mark of 2 bytes", append(bytes.Clone(whole), appendU16(nil, ctaMark, 1)...)},
 		{"zone of 4 bytes", append(bytes.Clone(whole), appendU32(nil, ctaZone, 1)...)},
 		{"status of 1 byte", append(bytes.Clone(whole), appendU8(nil, ctaStatus, 1)...)},
+		{"counter of 4 bytes", append(bytes.Clone(whole), nest(ctaCountOrig, appendU32(nil, ctaBytes, 1))...)},
+		{"stray byte inside counters", append(bytes.Clone(whole), nest(ctaCountReply, []byte{1})...)},
+		{"start of 4 bytes", append(bytes.Clone(whole), nest(ctaTimestamp, appendU32(nil, ctaTimestampStart, 1))...)},
+		{"TCP state of 4 bytes", append(bytes.Clone(whole), nest(ctaProtoInfo, nest(ctaProtoInfoTCP, appendU32(nil, ctaTCPState, 1)))...)},
+		{"stray byte inside the protocol's state", append(bytes.Clone(whole), nest(ctaProtoInfo, []byte{1})...)},
 		{"empty tuple", join(nfgen, nest(ctaTupleOrig), reply)},
 		{"tuple without protocol", join(nfgen, nest(ctaTupleOrig, ip, nest(ctaTupleProto)), reply)},
 		{"tuple without addresses", join(nfgen, nest(ctaTupleOrig, proto), reply)},
@@ -213,7 +251,7 @@ func TestDecodeTolerates(t *testing.T) {
 }
 
 func TestDecodeDoesNotAllocate(t *testing.T) {
-	data := appendEntry(nil, samples()["tcp6 in a zone"])
+	data := appendEntry(nil, samples()["all that the kernel may know"])
 	if n := testing.AllocsPerRun(100, func() {
 		if _, err := decodeEntry(data); err != nil {
 			t.Error(err)
@@ -256,7 +294,7 @@ func FuzzDecode(f *testing.F) {
 // normal clears what a tuple of this protocol does not have.
 func normal(e Entry) Entry {
 	for _, t := range []*Tuple{&e.Orig, &e.Reply} {
-		if !hasPorts(e.Proto) {
+		if !HasPorts(e.Proto) {
 			t.SrcPort, t.DstPort = 0, 0
 		}
 		if e.Proto != protoICMP && e.Proto != protoICMPv6 {
@@ -315,6 +353,8 @@ func TestStrings(t *testing.T) {
 		Status(0).String(): "0",
 		(StatusSeenReply | StatusAssured | StatusHWOffload).String(): "seen-reply,assured,hw-offload",
 		(StatusOffload | 1<<20).String():                             "offload,0x100000",
+		TCPFinWait.String():                                          "fin-wait",
+		TCPState(14).String():                                        "state-14",
 		samples()["udp"].String(): "udp src=192.168.0.2 dst=203.0.113.9 sport=40000 dport=53" +
 			" reply src=203.0.113.9 dst=198.51.100.7 sport=53 dport=40000 mark=0x01000042 status=confirmed,snat",
 		samples()["icmp"].String(): "icmp src=10.0.0.1 dst=10.0.0.2 type=8 code=0 id=77" +

@@ -141,6 +141,7 @@ func TestList(t *testing.T) {
 	for _, e := range samples() {
 		e.Timeout, e.Status = 3600, StatusConfirmed
 		e.Orig.Zone, e.Reply.Zone = 0, 0
+		e.Sent, e.Received, e.Counted, e.Start, e.TCPState = Counters{}, Counters{}, false, 0, 0
 		entries = append(entries, e)
 		want[e.Orig] = e
 	}
@@ -161,6 +162,42 @@ func TestList(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, compareAddr); diff != "" {
 		t.Errorf("unexpected list (-want +got):\n%s", diff)
+	}
+}
+
+// TestListCounted: counters and the time of the beginning are there where the kernel is told
+// to keep them.
+func TestListCounted(t *testing.T) {
+	t.Parallel()
+	ns, err := lab.NewNS("conntrack")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer ns.Close()
+	var c *Conn
+	if err := ns.Do(func() (err error) {
+		c, err = Dial()
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	before := udpEntry(FamilyIPv4, 1, testMark)
+	create(t, c, []Entry{before})
+	for _, key := range []string{"acct", "timestamp"} {
+		if err := ns.Sysctl("net/netfilter/nf_conntrack_"+key, "1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := uint64(time.Now().UnixNano())
+	create(t, c, []Entry{udpEntry(FamilyIPv6, 1, testMark)})
+	for _, e := range list(t, c, Filter{}) {
+		if want := e.Family == FamilyIPv6; e.Counted != want || (e.Start != 0) != want {
+			t.Errorf("%v: counted %v, started at %d; want %v for both", e, e.Counted, e.Start, want)
+		}
+		if e.Start != 0 && (e.Start < began-uint64(time.Second) || e.Start > uint64(time.Now().UnixNano())) {
+			t.Errorf("%v: started at %d, want about %d", e, e.Start, began)
+		}
 	}
 }
 

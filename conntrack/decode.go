@@ -72,6 +72,13 @@ func (a *attrs) u32() uint32 {
 	return binary.BigEndian.Uint32(a.val)
 }
 
+func (a *attrs) u64() uint64 {
+	if !a.want(8) {
+		return 0
+	}
+	return binary.BigEndian.Uint64(a.val)
+}
+
 func (a *attrs) addr4() netip.Addr {
 	if !a.want(4) {
 		return netip.Addr{}
@@ -118,6 +125,16 @@ func decodeEntry(data []byte) (Entry, error) {
 			e.ID = a.u32()
 		case ctaZone:
 			e.Zone = a.u16()
+		case ctaCountOrig:
+			e.Sent, a.err = decodeCounters(a.val)
+			e.Counted = true
+		case ctaCountReply:
+			e.Received, a.err = decodeCounters(a.val)
+			e.Counted = true
+		case ctaTimestamp:
+			e.Start, a.err = decodeStart(a.val)
+		case ctaProtoInfo:
+			e.TCPState, a.err = decodeProtoInfo(a.val)
 		}
 	}
 	switch {
@@ -147,6 +164,51 @@ func decodeMark(data []byte) (uint32, error) {
 		}
 	}
 	return mark, a.err
+}
+
+func decodeCounters(data []byte) (c Counters, err error) {
+	a := attrs{b: data}
+	for a.next() {
+		switch a.typ {
+		case ctaPackets:
+			c.Packets = a.u64()
+		case ctaBytes:
+			c.Bytes = a.u64()
+		}
+	}
+	if a.err != nil {
+		return Counters{}, a.err
+	}
+	return c, nil
+}
+
+// decodeStart decodes the time at which an entry was made.
+func decodeStart(data []byte) (start uint64, err error) {
+	a := attrs{b: data}
+	for a.next() {
+		if a.typ == ctaTimestampStart {
+			start = a.u64()
+		}
+	}
+	return start, a.err
+}
+
+// decodeProtoInfo finds the state of a TCP connection; of other protocols it is ignored.
+func decodeProtoInfo(data []byte) (state TCPState, err error) {
+	a := attrs{b: data}
+	for a.next() {
+		if a.typ != ctaProtoInfoTCP {
+			continue
+		}
+		tcp := attrs{b: a.val}
+		for tcp.next() {
+			if tcp.typ == ctaTCPState {
+				state = TCPState(tcp.u8())
+			}
+		}
+		a.err = tcp.err
+	}
+	return state, a.err
 }
 
 func decodeTuple(data []byte, family uint8) (t Tuple, proto uint8, err error) {

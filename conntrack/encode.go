@@ -20,11 +20,27 @@ const (
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
 	ctaStatus     = 3
+	ctaProtoInfo  = 4
 	ctaTimeout    = 7
 	ctaMark       = 8
+	ctaCountOrig  = 9
+	ctaCountReply = 10
 	ctaID         = 12
 	ctaZone       = 18
+	ctaTimestamp  = 20
 	ctaMarkMask   = 21
+)
+
+// Attributes inside those of a message: enum ctattr_counters, ctattr_timestamp,
+// ctattr_protoinfo and ctattr_protoinfo_tcp.
+const (
+	ctaPackets = 1
+	ctaBytes   = 2
+
+	ctaTimestampStart = 1
+
+	ctaProtoInfoTCP = 1
+	ctaTCPState     = 1
 )
 
 // Attributes of a tuple: enum ctattr_tuple, ctattr_ip and ctattr_l4proto.
@@ -125,7 +141,7 @@ func appendTuple(b []byte, typ uint16, proto uint8, t Tuple) []byte {
 		b = appendU16(b, ctaProtoICMPv6ID, t.ICMPID)
 		b = appendU8(b, ctaProtoICMPv6Type, t.ICMPType)
 		b = appendU8(b, ctaProtoICMPv6Code, t.ICMPCode)
-	case hasPorts(proto):
+	case HasPorts(proto):
 		b = appendU16(b, ctaProtoSrcPort, t.SrcPort)
 		b = appendU16(b, ctaProtoDstPort, t.DstPort)
 	}

@@ -71,12 +71,33 @@ type Entry struct {
 
 	// Timeout is the number of seconds after which the entry ends if no packet comes.
 	Timeout uint32
+
+	// Sent and Received count what went in the direction of Orig and of Reply; Counted says
+	// whether the kernel counted at all. It does for connections that began while
+	// net.netfilter.nf_conntrack_acct was 1.
+	Sent, Received Counters
+	Counted        bool
+
+	// Start is when the entry was made, in nanoseconds since 1970 by the clock of the wall.
+	// It is 0 for connections that began while net.netfilter.nf_conntrack_timestamp was 0.
+	Start uint64
+
+	// TCPState is how far a TCP connection has come; 0 for all others, and in a flowtable.
+	TCPState TCPState
+}
+
+// Counters are those of one direction of a connection.
+type Counters struct {
+	Packets uint64
+
+	// Bytes are those of whole IP packets, headers included.
+	Bytes uint64
 }
 
 // String writes the entry much as the conntrack program does, on one line.
 func (e Entry) String() string {
 	var b strings.Builder
-	b.WriteString(protoName(e.Proto))
+	b.WriteString(ProtocolName(e.Proto))
 	writeTuple(&b, e.Proto, e.Orig)
 	b.WriteString(" reply")
 	writeTuple(&b, e.Proto, e.Reply)
@@ -90,9 +111,9 @@ func (e Entry) String() string {
 func writeTuple(b *strings.Builder, proto uint8, t Tuple) {
 	fmt.Fprintf(b, " src=%s dst=%s", t.Src, t.Dst)
 	switch {
-	case proto == protoICMP || proto == protoICMPv6:
+	case IsICMP(proto):
 		fmt.Fprintf(b, " type=%d code=%d id=%d", t.ICMPType, t.ICMPCode, t.ICMPID)
-	case hasPorts(proto):
+	case HasPorts(proto):
 		fmt.Fprintf(b, " sport=%d dport=%d", t.SrcPort, t.DstPort)
 	}
 	if t.Zone != 0 {
@@ -100,7 +121,9 @@ func writeTuple(b *strings.Builder, proto uint8, t Tuple) {
 	}
 }
 
-func protoName(p uint8) string {
+// ProtocolName returns the usual name of an IP protocol that the kernel tracks by more than
+// its addresses, such as "tcp", and "proto-50" for the others.
+func ProtocolName(p uint8) string {
 	switch p {
 	case protoICMP:
 		return "icmp"
@@ -122,8 +145,11 @@ func protoName(p uint8) string {
 	return fmt.Sprintf("proto-%d", p)
 }
 
-// hasPorts reports whether the kernel describes this protocol's tuples by two 16-bit numbers.
-func hasPorts(proto uint8) bool {
+// IsICMP reports whether the kernel describes this protocol's tuples by type, code and id.
+func IsICMP(proto uint8) bool { return proto == protoICMP || proto == protoICMPv6 }
+
+// HasPorts reports whether the kernel describes this protocol's tuples by two 16-bit numbers.
+func HasPorts(proto uint8) bool {
 	switch proto {
 	case protoTCP, protoUDP, protoDCCP, protoGRE, protoSCTP, protoUDPLite:
 		return true
