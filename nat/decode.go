@@ -3,6 +3,7 @@ package nat
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mdlayher/netlink"
@@ -34,7 +35,7 @@ type setMessage struct {
 // decodeState makes the state of our table from the kernel's answers. Objects
 // of other tables are skipped.
 func decodeState(tables, chains, rules, sets []netlink.Message) (State, error) {
-	s := State{chains: map[string]chainState{}}
+	s := State{chains: map[string]chainState{}, sets: map[string]bool{}}
 	for _, m := range tables {
 		t, err := decodeTable(m)
 		if err != nil {
@@ -74,10 +75,22 @@ func decodeState(tables, chains, rules, sets []netlink.Message) (State, error) {
 			return State{}, err
 		}
 		if x.table == TableName && strings.HasPrefix(x.name, setPrefix) {
-			s.sets = append(s.sets, x.name)
+			s.sets[x.name] = s.uses(x.name)
 		}
 	}
 	return s, nil
+}
+
+// uses reports whether one of our rules looks things up in a set.
+func (s State) uses(set string) bool {
+	for _, c := range s.chains {
+		for _, comment := range c.rules {
+			if words := strings.Fields(comment); strings.HasPrefix(comment, fingerprintPrefix) && slices.Contains(words, "@"+set) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func decodeTable(m netlink.Message) (t tableMessage, err error) {

@@ -141,19 +141,20 @@ func TestForeign(t *testing.T) {
 
 // TestBatch: one attribute never outgrows its 16 bits of length.
 func TestBatch(t *testing.T) {
-	for _, s := range append(situations(), situation{"many", many(64, 20000)}) {
-		b := difference(State{}, Compile(s.spec))
-		if b.err != nil {
-			t.Errorf("%s: %v", s.name, b.err)
-		}
-		for i, m := range b.messages {
-			if len(m.Data) > maxAttributes || m.Header.Sequence != uint32(i+1) {
-				t.Errorf("%s: message %d (%s): %d bytes, sequence %d", s.name, i, b.what[i], len(m.Data), m.Header.Sequence)
+	for _, s := range append(situations(), situation{"many", many(64, 20000)}, situation{"rules", ruleSpec(append(manyRules("to . ports", 9000), PolicyRule{To: manyPrefixes(50000, 0), Policy: markOf(10)})...)}) {
+		for _, b := range difference(State{}, Compile(s.spec)) {
+			if b.err != nil {
+				t.Errorf("%s: %v", s.name, b.err)
+			}
+			for i, m := range b.messages {
+				if len(m.Data) > maxAttributes || m.Header.Sequence != uint32(i+1) {
+					t.Errorf("%s: message %d (%s): %d bytes, sequence %d", s.name, i, b.what[i], len(m.Data), m.Header.Sequence)
+				}
 			}
 		}
 	}
 	long := Ruleset{Chains: []Chain{{Name: string(make([]byte, maxAttributes+1))}}}
-	if b := difference(State{}, long); b.err == nil {
+	if b := difference(State{}, long); b[0].err == nil {
 		t.Error("a message that is too long is no error")
 	}
 }

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -219,14 +220,16 @@ func (e *encoded) compare(m Match) {
 		e.add(&expr.Cmp{Op: op, Register: reg, Data: []byte(m.Values[0].Raw)})
 	default:
 		set := &nftables.Set{Anonymous: true, Constant: true, KeyType: keyType(m.Field), KeyByteOrder: keyOrder(m.Field)}
+		set.Interval = slices.ContainsFunc(m.Values, func(v Value) bool { return v.Hi != "" })
 		var elements []nftables.SetElement
 		for _, v := range m.Values {
 			elements = append(elements, nftables.SetElement{Key: []byte(v.Raw)})
-			if v.Hi == "" {
+			if !set.Interval {
 				continue
 			}
-			set.Interval = true
-			if end, ok := successor(v.Hi); ok {
+			// Among ranges a single value is one, too: without an end it would
+			// reach to the next.
+			if end, ok := successor(cmp.Or(v.Hi, v.Raw)); ok {
 				elements = append(elements, nftables.SetElement{Key: end, IntervalEnd: true})
 			}
 		}

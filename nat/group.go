@@ -88,15 +88,18 @@ func (g *group) add(p part) bool {
 	return true
 }
 
-// fits reports whether the varying fields can be looked up.
+// fits reports whether the varying fields can be looked up, in a way that
+// nft(8) lists right: it shifts a DSCP in a set, and turns users' numbers round
+// among ranges of other fields. A family does not vary without addresses.
 func fits(p part, varying []int) bool {
 	size := 0
 	for _, i := range varying {
-		f := p.fields[i].field
-		if f == DSCP4 || f == DSCP6 || f == IPv6 {
-			return false // nft(8) would shift a DSCP in a set; a family does not stand alone in a concatenation
+		switch f := p.fields[i].field; {
+		case f == DSCP4, f == DSCP6, f == IPv6, f == SocketUID && len(varying) > 1:
+			return false
+		default:
+			size += registers(f)
 		}
-		size += registers(f)
 	}
 	return len(varying) == 1 || len(varying) <= maxFields && size <= maxRegisters
 }

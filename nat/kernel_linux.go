@@ -65,9 +65,15 @@ func (t *Table) Close() {
 }
 
 // Write makes the kernel hold want, in one transaction, given what Read found.
-// Chains that are right already are left alone.
+// Chains and sets that are right already are left alone. Long sets are loaded
+// before, in transactions of their own that change nothing for packets.
 func (t *Table) Write(have State, want Ruleset) error {
-	return t.commit("writing", difference(have, want))
+	for _, b := range difference(have, want) {
+		if err := t.commit("writing", b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Delete removes our table. A missing table is no error.

@@ -25,12 +25,23 @@ type batch struct {
 	err      error
 }
 
-// difference makes the transaction that turns what Read found into want. Chains
-// that are right already are left alone.
-func difference(have State, want Ruleset) *batch {
-	b := newBatch()
+// difference makes the transactions that turn what Read found into want: the
+// last one does it, all at once; those before it load long sets, which nothing
+// looks at yet. Chains that are right already are left alone.
+func difference(have State, want Ruleset) []*batch {
+	var all []*batch
 	refill, stale := have.changes(want)
 	sets, staleSets := have.setChanges(want)
+	sets = slices.DeleteFunc(sets, func(s Set) bool {
+		if len(s.Elements) <= maxElements {
+			return false
+		}
+		replace := slices.Contains(staleSets, s.Name)
+		staleSets = slices.DeleteFunc(staleSets, func(name string) bool { return name == s.Name })
+		all = append(all, loading(s, replace)...)
+		return true
+	})
+	b := newBatch()
 	for _, c := range refill {
 		if _, ok := have.chains[c.Name]; ok {
 			b.flushChain(c.Name)
@@ -39,14 +50,15 @@ func difference(have State, want Ruleset) *batch {
 	for _, name := range stale {
 		b.flushChain(name)
 	}
-	// No rule leads any more to chains that go or move to another hook.
+	// No rule leads any more to chains and sets that go, or to chains that move
+	// to another hook.
+	for _, name := range staleSets {
+		b.deleteSet(name)
+	}
 	for _, c := range refill {
 		if old, ok := have.chains[c.Name]; ok && old.base != c.base() {
 			b.deleteChain(c.Name)
 		}
-	}
-	for _, name := range staleSets {
-		b.deleteSet(name)
 	}
 	// All chains and sets exist before the first rule or element that leads to one.
 	for _, c := range refill {
@@ -54,6 +66,9 @@ func difference(have State, want Ruleset) *batch {
 	}
 	for _, s := range sets {
 		b.addNamed(s)
+		for list := range newElementList(s).chunks() {
+			b.addElements(s, list)
+		}
 	}
 	for _, c := range refill {
 		for _, r := range c.Rules {
@@ -64,7 +79,49 @@ func difference(have State, want Ruleset) *batch {
 		b.deleteChain(name)
 	}
 	b.end()
-	return b
+	return append(all, b)
+}
+
+// maxElements is how long a set may be to be written with everything else, and
+// maxLists how many lists of elements one transaction loads of a longer one. At
+// the end of a transaction the kernel makes a page of notification for each
+// element, as long as anybody anywhere listens (nf_tables_setelem_notify,
+// net/netfilter/nf_tables_api.c), and frees none before the last: a hundred
+// thousand prefixes would take a gigabyte and, in a virtual machine, 5 seconds.
+// Very short transactions take long, too: each has the kernel make an array of
+// all ranges (nft_rbtree_commit).
+const (
+	maxElements = 4000
+	maxLists    = 8
+)
+
+// loading makes the transactions that load a long set. If they stop in the
+// middle, no rule looks things up in the set, which is how the next Read knows.
+func loading(s Set, replace bool) []*batch {
+	var all []*batch
+	b := newBatch()
+	if replace {
+		b.deleteSet(s.Name)
+	}
+	added := map[string]bool{}
+	for _, e := range s.Elements {
+		if name := e.Verdict.Chain; name != "" && !added[name] {
+			added[name] = true
+			b.addChain(Chain{Name: name})
+		}
+	}
+	b.addNamed(s)
+	lists := 0
+	for list := range newElementList(s).chunks() {
+		if lists == maxLists {
+			b.end()
+			all, b, lists = append(all, b), newBatch(), 0
+		}
+		b.addElements(s, list)
+		lists++
+	}
+	b.end()
+	return append(all, b)
 }
 
 // removal makes the transaction that removes our table; it must not fail where
@@ -195,7 +252,8 @@ func (b *batch) deleteSet(name string) {
 	})
 }
 
-// addNamed adds a named set. No rule looks it up yet, so it takes elements.
+// addNamed adds a named set, still empty. As long as no rule looks things up in
+// it, it takes elements.
 func (b *batch) addNamed(s Set) {
 	b.sets++
 	id, what := b.sets, "add "+s.kind()+" "+s.Name
@@ -250,15 +308,15 @@ func (b *batch) addNamed(s Set) {
 		}
 		ae.Bytes(unix.NFTA_SET_USERDATA, userdata.Append(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, binary.NativeEndian.AppendUint32(nil, order)))
 	})
-	list := newElementList(s)
-	for chunk := range list.chunks() {
-		b.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, what, func(ae *netlink.AttributeEncoder) {
-			ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
-			ae.String(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
-			ae.Uint32(unix.NFTA_SET_ELEM_LIST_SET_ID, id)
-			ae.Bytes(unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_LIST_ELEMENTS, chunk)
-		})
-	}
+}
+
+// addElements adds a list of elements to a named set.
+func (b *batch) addElements(s Set, list []byte) {
+	b.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, "add element "+s.Name, func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
+		ae.String(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+		ae.Bytes(unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_LIST_ELEMENTS, list)
+	})
 }
 
 // addSet adds an anonymous set in as many messages as its elements take, and

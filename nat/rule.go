@@ -314,14 +314,17 @@ const fingerprintPrefix = "multiroute:1:"
 
 // Fingerprint identifies the rule's whole content, sets included. It is the
 // rule's comment in the kernel, because expressions cannot be read back
-// reliably.
+// reliably. It names the sets that the rule needs.
 func (r Rule) Fingerprint() string {
 	h := fnv.New64a()
 	h.Write([]byte(r.String()))
 	fingerprint := fmt.Sprintf("%s%016x", fingerprintPrefix, h.Sum64())
 	for _, s := range r {
-		if n, ok := s.(Note); ok {
-			fingerprint += " " + string(n)
+		switch s := s.(type) {
+		case Note:
+			fingerprint += " " + string(s)
+		case Lookup:
+			fingerprint += " @" + s.Set
 		}
 	}
 	return fingerprint

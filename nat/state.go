@@ -12,7 +12,7 @@ type State struct {
 	Exists  bool
 	Dormant bool // somebody set the flag that switches the whole table off
 	chains  map[string]chainState
-	sets    []string // names of our constant sets
+	sets    map[string]bool // names of our constant sets; true: one of our rules looks things up in it
 }
 
 type chainState struct {
@@ -45,7 +45,7 @@ func (c Chain) base() string {
 // State returns what the kernel holds once r is written: for those who look
 // ahead, and for tests without a kernel.
 func (r Ruleset) State() State {
-	s := State{Exists: true, chains: map[string]chainState{}}
+	s := State{Exists: true, chains: map[string]chainState{}, sets: map[string]bool{}}
 	for _, c := range r.Chains {
 		held := chainState{base: c.base()}
 		for _, rule := range c.Rules {
@@ -54,7 +54,7 @@ func (r Ruleset) State() State {
 		s.chains[c.Name] = held
 	}
 	for _, set := range r.Sets {
-		s.sets = append(s.sets, set.Name)
+		s.sets[set.Name] = true
 	}
 	return s
 }
@@ -75,7 +75,7 @@ func (s State) Missing(want Ruleset) []string {
 		lost = append(lost, "table inet "+TableName+": made dormant")
 	}
 	for _, set := range want.Sets {
-		if !slices.Contains(s.sets, set.Name) {
+		if !s.sets[set.Name] {
 			lost = append(lost, set.kind()+" "+set.Name)
 		}
 	}
@@ -117,7 +117,7 @@ func (s State) Satisfies(want Ruleset) bool {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(want.Sets, func(set Set) bool { return !slices.Contains(s.sets, set.Name) })
+	return !slices.ContainsFunc(want.Sets, func(set Set) bool { return !s.sets[set.Name] })
 }
 
 // Uplinks returns the uplinks that the rules in the kernel serve, with ID, Name,
@@ -217,33 +217,23 @@ func (s State) changes(want Ruleset) (refill []Chain, stale []string) {
 	return refill, slices.DeleteFunc(s.Chains(), func(name string) bool { return wanted[name] })
 }
 
-// setChanges returns the sets that are to be written, and the names of those
-// that go before. A set stays if one of our rules in the kernel looks things up
-// in it: then nobody could change it since it was written. (Rules of other
-// chains that looked something up in those that go are flushed, too.)
+// setChanges returns the sets that are to be written, and the names of those,
+// sorted, that go before. A set stays if one of our rules looks things up in it:
+// then it was whole when that rule was written, and nobody could change it
+// since.
 func (s State) setChanges(want Ruleset) (write []Set, stale []string) {
-	keep := map[string]bool{}
-	if len(s.sets) > 0 {
-		for _, c := range want.Chains {
-			for _, r := range c.Rules {
-				for _, st := range r {
-					if l, ok := st.(Lookup); ok && slices.Contains(s.chains[c.Name].rules, r.Fingerprint()) {
-						keep[l.Set] = true
-					}
-				}
-			}
-		}
-	}
+	wanted := map[string]bool{}
 	for _, set := range want.Sets {
-		if !keep[set.Name] || !slices.Contains(s.sets, set.Name) {
+		wanted[set.Name] = true
+		if !s.sets[set.Name] {
 			write = append(write, set)
-			delete(keep, set.Name)
 		}
 	}
-	for _, name := range s.sets {
-		if !keep[name] {
+	for name, used := range s.sets {
+		if !used || !wanted[name] {
 			stale = append(stale, name)
 		}
 	}
+	slices.Sort(stale)
 	return write, stale
 }
