@@ -29,9 +29,15 @@ const (
 	rulePins = 400
 	// Traffic that was given to a policy.
 	rulePolicy = 500
-	// Everything else: the default policy, just before the kernel's own rule
-	// for table main (32766).
+	// What bypasses goes past the default policy, to the kernel's own rule for
+	// table main, whether that leads anywhere or not; others' rules come first,
+	// as they would without us.
+	ruleBypass = 32764
+	// Everything else: the default policy.
 	ruleDefault = 32765
+	// The kernel's own rule for table main (fib_default_rules_init,
+	// net/ipv4/fib_rules.c).
+	ruleKernel = 32766
 )
 
 // routing makes rules and tables.
@@ -47,13 +53,15 @@ func (m *maker) routing() {
 			m.rule(routes.Rule{Family: f, Priority: base + rulePins, Table: m.pins()})
 		}
 		for i, p := range m.Policies {
+			if p.Bypass {
+				m.rule(routes.Rule{Family: f, Priority: ruleBypass, Mark: p.Mark, Mask: m.router.MarkMask, Goto: ruleKernel})
+				continue
+			}
 			m.rule(routes.Rule{Family: f, Priority: base + rulePolicy, Mark: p.Mark, Mask: m.router.MarkMask, Table: p.Table})
 			if i == 0 {
 				m.rule(routes.Rule{Family: f, Priority: ruleDefault, Table: p.Table})
 			}
-			if !p.Bypass {
-				m.policy(f, p)
-			}
+			m.policy(f, p)
 		}
 	}
 }
