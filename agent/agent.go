@@ -186,7 +186,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 
 	tasks, ctx := errgroup.WithContext(ctx)
-	tasks.Go(func() error { return routes.Watch(ctx, d.gateways.has, d.changed) })
+	tasks.Go(func() error { return routes.Watch(ctx, d.gateways.has, k.router.NeighbourFailed, d.changed) })
 	tasks.Go(func() error { return nat.Watch(ctx, d.changed) })
 	tasks.Go(func() error { return monitor.Run(ctx) })
 	server := api.NewServer(&handler{d: d, ctx: ctx}, listener.GID, o.Log)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	mdnetlink "github.com/mdlayher/netlink"
@@ -16,12 +17,15 @@ import (
 )
 
 // Kernel reads and writes routing in the network namespace it was opened in.
-// It is used by one goroutine at a time.
+// It is used by one goroutine at a time, but for NeighbourFailed.
 type Kernel struct {
 	h      *netlink.Handle // rules, links, addresses, neighbours, writes
 	strict *netlink.Handle // route dumps: filtered in the kernel; rule dumps fail under strict checking
 	noIPv6 bool
 	failed map[neighbourKey]bool // the newest Facts.FailedNeighbours
+
+	mu    sync.Mutex
+	heard map[neighbourKey]bool // that failed since the newest Facts
 
 	attempt *attempt // since the newest Read
 }
@@ -129,10 +133,27 @@ func (k *Kernel) rules(f Family) ([]netlink.Rule, error) {
 	return rules, nil
 }
 
+// NeighbourFailed takes in what Watch heard of a neighbour. With traffic to it
+// the kernel asks for it again at once, so that a list would show it as one
+// that is being asked for, and not as one that does not answer. It may be
+// called by any goroutine.
+func (k *Kernel) NeighbourFailed(index int, a netip.Addr) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.heard == nil {
+		k.heard = map[neighbourKey]bool{}
+	}
+	k.heard[neighbourKey{index, a}] = true
+}
+
 // Facts reads links, addresses, the main table's default routes, resolved and
 // failed neighbours, foreign rules on marks and foreign routes in our tables.
 func (k *Kernel) Facts() (Facts, error) {
 	failed := map[neighbourKey]bool{}
+	k.mu.Lock()
+	heard := k.heard
+	k.heard = nil
+	k.mu.Unlock()
 	f := Facts{NoIPv6: k.noIPv6}
 	links, err := retry(k.h.LinkList)
 	if err != nil {
@@ -187,7 +208,7 @@ func (k *Kernel) Facts() (Facts, error) {
 			}
 			key := neighbourKey{n.LinkIndex, unmap(family, ip)}
 			switch {
-			case n.State&unix.NUD_FAILED != 0, n.State&unix.NUD_INCOMPLETE != 0 && k.failed[key]:
+			case n.State&unix.NUD_FAILED != 0, n.State&unix.NUD_INCOMPLETE != 0 && (k.failed[key] || heard[key]):
 				failed[key] = true
 				f.FailedNeighbours = append(f.FailedNeighbours, Neighbour{Index: key.index, Addr: key.addr})
 			case n.State&(unix.NUD_INCOMPLETE|unix.NUD_NOARP) == 0 && len(n.HardwareAddr) == 6:
@@ -495,12 +516,13 @@ func unmap(f Family, a netip.Addr) netip.Addr {
 
 // Watch calls changed whenever the kernel reports a change that may matter:
 // links, addresses, rules, default routes, our own routes, and those neighbours
-// that neighbour says yes to. It carries no details: the state is read anew, because IPv4 sends no message for
-// routes that die with their device and an overflow loses messages anyway.
-// changed must not block. Watch returns nil when ctx ends.
-func Watch(ctx context.Context, neighbour func(netip.Addr) bool, changed func()) error {
+// that neighbour says yes to. It carries no details: the state is read anew,
+// because IPv4 sends no message for routes that die with their device and an
+// overflow loses messages anyway. Only of these neighbours it tells, before,
+// which have failed (see Kernel.NeighbourFailed). Neither function may block. Watch returns nil when ctx ends.
+func Watch(ctx context.Context, neighbour func(netip.Addr) bool, failed func(int, netip.Addr), changed func()) error {
 	for {
-		if err := watch(ctx, neighbour, changed); !errors.Is(err, unix.ENOBUFS) {
+		if err := watch(ctx, neighbour, failed, changed); !errors.Is(err, unix.ENOBUFS) {
 			return err
 		}
 		// Overflow: after the error, the kernel goes on losing messages without
@@ -509,7 +531,7 @@ func Watch(ctx context.Context, neighbour func(netip.Addr) bool, changed func())
 	}
 }
 
-func watch(ctx context.Context, neighbour func(netip.Addr) bool, changed func()) error {
+func watch(ctx context.Context, neighbour func(netip.Addr) bool, failed func(int, netip.Addr), changed func()) error {
 	c, err := mdnetlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return fmt.Errorf("opening a routing monitor: %w", err)
@@ -535,11 +557,12 @@ func watch(ctx context.Context, neighbour func(netip.Addr) bool, changed func())
 		case err != nil:
 			return fmt.Errorf("routing monitor: %w", err)
 		}
+		some := false
 		for _, m := range messages {
-			if matters(m, neighbour) {
-				changed()
-				break
-			}
+			some = matters(m, neighbour, failed) || some
+		}
+		if some {
+			changed()
 		}
 	}
 }
@@ -547,8 +570,8 @@ func watch(ctx context.Context, neighbour func(netip.Addr) bool, changed func())
 // matters filters the flood of a router that runs a routing daemon or has many
 // clients: of the routes only defaults and our own count (struct rtmsg,
 // linux/rtnetlink.h), of the neighbours only those asked for (struct ndmsg,
-// linux/neighbour.h).
-func matters(m mdnetlink.Message, neighbour func(netip.Addr) bool) bool {
+// linux/neighbour.h). It tells which of these have failed.
+func matters(m mdnetlink.Message, neighbour func(netip.Addr) bool, failed func(int, netip.Addr)) bool {
 	switch m.Header.Type {
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		return len(m.Data) >= unix.SizeofRtMsg && (m.Data[1] == 0 || m.Data[5] == Protocol)
@@ -556,7 +579,8 @@ func matters(m mdnetlink.Message, neighbour func(netip.Addr) bool) bool {
 		if len(m.Data) < unix.SizeofNdMsg {
 			return false
 		}
-		if binary.NativeEndian.Uint16(m.Data[8:])&(unix.NUD_DELAY|unix.NUD_PROBE) != 0 && m.Header.Type == unix.RTM_NEWNEIGH {
+		state := binary.NativeEndian.Uint16(m.Data[8:])
+		if state&(unix.NUD_DELAY|unix.NUD_PROBE) != 0 && m.Header.Type == unix.RTM_NEWNEIGH {
 			return false // known as before; the kernel makes sure every half a minute
 		}
 		ad, err := mdnetlink.NewAttributeDecoder(m.Data[unix.SizeofNdMsg:])
@@ -564,9 +588,17 @@ func matters(m mdnetlink.Message, neighbour func(netip.Addr) bool) bool {
 			return false
 		}
 		for ad.Next() {
-			if a, ok := netip.AddrFromSlice(ad.Bytes()); ad.Type() == unix.NDA_DST && ok {
-				return neighbour(a)
+			a, ok := netip.AddrFromSlice(ad.Bytes())
+			if ad.Type() != unix.NDA_DST || !ok {
+				continue
 			}
+			if !neighbour(a) {
+				return false
+			}
+			if state&unix.NUD_FAILED != 0 && m.Header.Type == unix.RTM_NEWNEIGH {
+				failed(int(binary.NativeEndian.Uint32(m.Data[4:])), a)
+			}
+			return true
 		}
 		return false
 	}

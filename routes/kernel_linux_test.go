@@ -438,7 +438,7 @@ func TestWatch(t *testing.T) {
 	asked := addr("198.18.1.1")
 	go func() {
 		done <- w.ns.Do(func() error {
-			return Watch(ctx, func(a netip.Addr) bool { return a == asked }, func() { events <- struct{}{} })
+			return Watch(ctx, func(a netip.Addr) bool { return a == asked }, func(int, netip.Addr) {}, func() { events <- struct{}{} })
 		})
 	}()
 	<-events // the start
@@ -515,7 +515,7 @@ func TestWatchOverflow(t *testing.T) {
 	go func() {
 		first := true
 		done <- w.ns.Do(func() error {
-			return Watch(ctx, func(netip.Addr) bool { return false }, func() {
+			return Watch(ctx, func(netip.Addr) bool { return false }, func(int, netip.Addr) {}, func() {
 				events <- struct{}{}
 				if first { // stands still while the flood comes
 					first = false

@@ -45,7 +45,7 @@ func TestFailedNeighbours(t *testing.T) {
 			done := make(chan error, 1)
 			go func() {
 				done <- w.ns.Do(func() error {
-					return Watch(ctx, func(a netip.Addr) bool { return a == gateway }, func() { events <- struct{}{} })
+					return Watch(ctx, func(a netip.Addr) bool { return a == gateway }, w.k.NeighbourFailed, func() { events <- struct{}{} })
 				})
 			}()
 			defer func() {
@@ -139,6 +139,10 @@ func TestFailedNeighbours(t *testing.T) {
 			}
 			if known, failed := facts(); known || failed {
 				t.Errorf("while it is tried for the first time: known %t, failed %t", known, failed)
+			}
+			w.k.NeighbourFailed(index, gateway) // as if it had failed just before
+			if known, failed := facts(); known || !failed {
+				t.Errorf("while it is tried again at once: known %t, failed %t", known, failed)
 			}
 		})
 	}
