@@ -23,9 +23,11 @@ import (
 type doctor struct {
 	verdicts map[health.Leg]health.Verdict
 	watched  []health.Watched
+	held     bool
 	memories map[health.Leg]health.Memory
 }
 
+func (d *doctor) Hold(on bool)                            { d.held = on }
 func (d *doctor) Watch(w []health.Watched)                { d.watched = w }
 func (d *doctor) Verdicts() map[health.Leg]health.Verdict { return maps.Clone(d.verdicts) }
 func (d *doctor) Memories() map[health.Leg]health.Memory  { return maps.Clone(d.memories) }

@@ -35,6 +35,8 @@ const rounds = 4
 // writes nothing.
 func (d *daemon) pass(now time.Time) error {
 	d.disabled.expire(now, d.cfg)
+	d.monitor.Hold(true)
+	defer d.monitor.Hold(false)
 	for range rounds {
 		facts, err := d.router.Facts()
 		if err != nil {

@@ -18,6 +18,7 @@ import (
 // watcher probes the uplinks.
 type watcher interface {
 	Watch([]health.Watched)
+	Hold(bool)
 	Verdicts() map[health.Leg]health.Verdict
 	Memories() map[health.Leg]health.Memory
 }
@@ -115,6 +116,7 @@ func ownInterface(cfg *config.Config, name string) bool {
 type nobody struct{}
 
 func (nobody) Watch([]health.Watched)                  {}
+func (nobody) Hold(bool)                               {}
 func (nobody) Verdicts() map[health.Leg]health.Verdict { return nil }
 func (nobody) Memories() map[health.Leg]health.Memory  { return nil }
 

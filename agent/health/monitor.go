@@ -21,6 +21,7 @@ type Monitor struct {
 	closed []Prober // to be closed by Run
 	memory map[Leg]kept
 	meter  meter
+	held   bool // probers are not opened now
 }
 
 // kept is what is remembered of a leg that is not watched.
@@ -136,6 +137,18 @@ func (m *Monitor) follow(w *watch, had *Path, others bool, now time.Time) {
 	w.retry = time.Time{}
 	if len(w.targets.list) > 0 {
 		w.retry = now
+	}
+}
+
+// Hold keeps new probers from being opened, until it is called with false. What
+// is found by Watch is not ready at once: its probes would leave by wrong rules
+// while the kernel does not hold what is planned with it.
+func (m *Monitor) Hold(on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held = on
+	if !on {
+		m.inbox.poke()
 	}
 }
 

@@ -433,3 +433,27 @@ func TestMonitorGatewayFails(t *testing.T) {
 		}
 	})
 }
+
+// Probes of a new path wait until the kernel is ready for them.
+func TestMonitorHolds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		m, stop := running(t, Options{Open: n.open, Rand: rand.New(rand.NewPCG(1, 1)).Float64})
+		defer stop()
+		m.Hold(true)
+		m.Watch([]Watched{watched("dsl", 1)})
+		if v := m.Verdicts()[leg("dsl")]; v.State != Up {
+			t.Errorf("%+v", v)
+		}
+		time.Sleep(5 * time.Second)
+		if opened, sent := n.counts(); opened+sent > 0 {
+			t.Errorf("%d opened, %d sent", opened, sent)
+		}
+		m.Hold(false)
+		time.Sleep(time.Second)
+		if _, sent := n.counts(); sent < 2 {
+			t.Errorf("%d sent", sent)
+		}
+	})
+}

@@ -94,7 +94,7 @@ func (m *Monitor) due(now time.Time) time.Time {
 	due := now.Add(time.Hour)
 	for _, w := range m.order {
 		due = earlier(due, w.due())
-		if w.prober == nil {
+		if w.prober == nil && !m.held {
 			due = earlier(due, w.retry)
 		}
 	}
@@ -145,7 +145,7 @@ func (m *Monitor) openAll(ctx context.Context) {
 	m.closed = nil
 	var open []*watch
 	for _, w := range m.order {
-		if w.prober == nil && !w.retry.IsZero() && !w.retry.After(now) {
+		if w.prober == nil && !m.held && !w.retry.IsZero() && !w.retry.After(now) {
 			open = append(open, w)
 		}
 	}
