@@ -7,6 +7,72 @@ import (
 	"slices"
 )
 
+// Packet is the first packet of a connection.
+type Packet struct {
+	In                   string // the interface it comes in by; empty: the router sends it
+	Out                  string // the interface by which the router sends it, before rules choose a policy
+	Source, Destination  netip.Addr
+	SourcePort, DestPort uint16     // 0 where the protocol has none
+	Nexthop              netip.Addr // the gateway to Out; invalid: the destination is a neighbour
+	Protocol             uint8      // IPPROTO_*
+	MAC                  [6]byte    // of who sent the frame
+	DSCP                 uint8
+	UID                  uint32 // the owner of the router's socket
+	ToRouter             bool   // the destination is an address of the router
+}
+
+// Walk is a packet on its way through a Ruleset, as the kernel would take it:
+// Prerouting and Forward, or Output, and then Postrouting. Each reports whether
+// the packet passes; Trace tells what it met.
+type Walk struct {
+	w walker
+	p packet
+}
+
+// Walk begins the way of a packet that nobody has seen before.
+func (r Ruleset) Walk(p Packet) *Walk {
+	return &Walk{walker{rules: r}, packet{in: p.In, out: p.Out, src: p.Source, dst: p.Destination, nexthop: p.Nexthop, mac: p.MAC, proto: p.Protocol,
+		sport: p.SourcePort, dport: p.DestPort, dscp: p.DSCP, uid: p.UID, toUs: p.ToRouter, conn: &conn{state: stateNew, first: true}}}
+}
+
+// Prerouting is what happens before what came in is routed.
+func (w *Walk) Prerouting() bool { return w.w.hook(Prerouting, &w.p) }
+
+// Output is what happens to what the router sends.
+func (w *Walk) Output() bool { return w.w.hook(Output, &w.p) }
+
+// Forward is what happens to what came in and was routed to another interface,
+// by the gateway nexthop if that is valid.
+func (w *Walk) Forward(out string, nexthop netip.Addr) bool {
+	w.p.out, w.p.nexthop = out, nexthop
+	return w.w.hook(Forward, &w.p)
+}
+
+// Postrouting is what happens when the way is known for good.
+func (w *Walk) Postrouting(out string, nexthop netip.Addr) bool {
+	w.p.out, w.p.nexthop = out, nexthop
+	return w.w.hook(Postrouting, &w.p)
+}
+
+// Mark is the packet's mark now, ConnMark its connection's.
+func (w *Walk) Mark() uint32 { return w.p.mark }
+
+// ConnMark is the mark of the connection now.
+func (w *Walk) ConnMark() uint32 { return w.p.conn.mark }
+
+// Destination is where the packet goes now, after a port forward.
+func (w *Walk) Destination() netip.AddrPort { return netip.AddrPortFrom(w.p.dst, w.p.dport) }
+
+// Source says what the source becomes: an address, one that the kernel chooses
+// (masquerade), or neither: it stays.
+func (w *Walk) Source() (to netip.Addr, masquerade bool) { return w.p.conn.snat, w.p.conn.masq }
+
+// Trace lists the verdicts that the packet met: the chain's name and the rule.
+func (w *Walk) Trace() []string { return w.w.trace }
+
+// Err tells what kept the walk from being one: rules that Compile does not make.
+func (w *Walk) Err() error { return w.w.err }
+
 // packet is what the interpreter knows of one packet.
 type packet struct {
 	in, out  string // interfaces; "" for the router itself
@@ -53,6 +119,13 @@ const (
 type walker struct {
 	rules Ruleset
 	trace []string
+	err   error // the first that went wrong; the packet is dropped then
+}
+
+func (w *walker) fail(format string, args ...any) {
+	if w.err == nil {
+		w.err = fmt.Errorf(format, args...)
+	}
 }
 
 // hook runs all chains of one hook; false means dropped.
@@ -113,14 +186,16 @@ func (w *walker) base(c Chain, p *packet) bool {
 		case Goto: // never comes back: what ends there takes the policy
 			next := w.rules.Chain(v.Chain)
 			if next == nil {
-				panic("no chain " + v.Chain)
+				w.fail("walking through the rules: there is no chain %s", v.Chain)
+				return false
 			}
 			c = *next
 		default:
 			return true
 		}
 	}
-	panic("chains in a circle")
+	w.fail("walking through the rules: chain %s leads in a circle", c.Name)
+	return false
 }
 
 func (w *walker) chain(c Chain, p *packet) Verdict {
@@ -202,7 +277,8 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 			return Verdict{Kind: Accept}, true
 		case Note:
 		default:
-			panic(fmt.Sprintf("the interpreter lacks %T", s))
+			w.fail("walking through the rules: no walk knows %T", s)
+			return Verdict{Kind: Drop}, true
 		}
 	}
 	return Verdict{}, false
@@ -212,7 +288,8 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 func (w *walker) lookup(l Lookup, p *packet) (Element, bool) {
 	i := slices.IndexFunc(w.rules.Sets, func(s Set) bool { return s.Name == l.Set })
 	if i < 0 {
-		panic("no set " + l.Set)
+		w.fail("walking through the rules: there is no set %s", l.Set)
+		return Element{}, false
 	}
 	s := w.rules.Sets[i]
 	var values []string
@@ -223,24 +300,33 @@ func (w *walker) lookup(l Lookup, p *packet) (Element, bool) {
 		}
 		values = append(values, raw)
 	}
-	found := slices.DeleteFunc(slices.Clone(s.Elements), func(e Element) bool {
-		at := 0
-		for _, v := range values {
-			end := at + len(v)
-			if v < e.Lo[at:end] || v > e.Hi[at:end] {
-				return true
-			}
-			at = end
+	var found []Element
+	for _, e := range s.Elements {
+		if e.holds(values) {
+			found = append(found, e)
 		}
-		return false
-	})
+	}
 	switch len(found) {
 	case 0:
 		return Element{}, false
 	case 1:
 		return found[0], true
 	}
-	panic(fmt.Sprintf("set %s: elements overlap", l.Set))
+	w.fail("walking through the rules: elements of set %s overlap", l.Set)
+	return Element{}, false
+}
+
+// holds reports whether the values, one of each field, are in the element.
+func (e Element) holds(values []string) bool {
+	at := 0
+	for _, v := range values {
+		end := at + len(v)
+		if v < e.Lo[at:end] || v > e.Hi[at:end] {
+			return false
+		}
+		at = end
+	}
+	return true
 }
 
 // matches compares as the kernel does: what a packet does not have makes the
@@ -335,7 +421,7 @@ func (p *packet) field(f Field, mask uint32) (string, bool) {
 		}
 		return "\x00", true
 	}
-	panic(fmt.Sprintf("the interpreter lacks field %d", f))
+	return "", false
 }
 
 // forwarded walks a packet that routing sends on; false: dropped. route may
