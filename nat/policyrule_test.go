@@ -42,26 +42,9 @@ func mixedRules() []PolicyRule {
 
 // firstMatch is what the rules say, rule by rule: the mark of the policy.
 func firstMatch(rules []PolicyRule, p *packet) uint32 {
-	contains := func(list []netip.Prefix, a netip.Addr) bool {
-		return len(list) == 0 || slices.ContainsFunc(list, func(x netip.Prefix) bool { return x.Contains(a) })
-	}
-	inRange := func(list []PortRange, port uint16) bool {
-		return len(list) == 0 || slices.ContainsFunc(list, func(x PortRange) bool { return x.Lo <= port && port <= x.Hi })
-	}
+	from := Packet{In: p.in, Source: p.src, Destination: p.dst, SourcePort: p.sport, DestPort: p.dport, Protocol: p.proto, MAC: p.mac, DSCP: p.dscp, UID: p.uid}
 	for _, r := range rules {
-		protocols := r.Protocols
-		ports := len(r.Ports) > 0 || len(r.SourcePorts) > 0
-		if ports && len(protocols) == 0 {
-			protocols = []uint8{6, 17}
-		}
-		if r.Local == (p.in == "") && contains(r.From, p.src) && contains(r.To, p.dst) &&
-			(len(r.Interfaces) == 0 || slices.Contains(r.Interfaces, p.in)) &&
-			(len(r.MACs) == 0 || p.in != "" && slices.Contains(r.MACs, p.mac)) &&
-			(len(protocols) == 0 || slices.Contains(protocols, p.proto)) &&
-			(!ports || slices.Contains([]uint8{6, 17, 33, 132, 136}, p.proto)) &&
-			inRange(r.Ports, p.dport) && inRange(r.SourcePorts, p.sport) &&
-			(len(r.DSCP) == 0 || slices.Contains(r.DSCP, p.dscp)) &&
-			(len(r.UIDs) == 0 || p.in == "" && slices.Contains(r.UIDs, p.uid)) {
+		if r.Matches(from) {
 			return r.Policy
 		}
 	}
