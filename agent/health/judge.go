@@ -370,9 +370,15 @@ func (j *judge) assess(now time.Time) {
 	case j.suspicion.on && !j.suspicion.excused: // up or down is the question
 		j.quality.calm = time.Time{}
 	case j.state == Up:
-		if why := j.quality.bad(j.targets.sum(j.second(now)), j.settings); why != "" {
+		why := j.quality.bad(j.targets.sum(j.second(now)), j.settings)
+		switch {
+		case why == "":
+			j.quality.ill = time.Time{}
+		case j.quality.ill.IsZero():
+			j.quality.ill = now
+		case now.Sub(j.quality.ill) >= illTime:
 			j.state, j.reason, j.since = Degraded, why, now
-			j.quality.calm = time.Time{}
+			j.quality.ill, j.quality.calm = time.Time{}, time.Time{}
 		}
 	case !j.quality.good(j.targets.sum(j.second(now)), j.settings):
 		j.quality.calm = time.Time{}
@@ -405,7 +411,7 @@ func (j *judge) up(now time.Time) {
 	j.state, j.reason, j.since = Up, "", now
 	j.good, j.returned, j.byProbes = 0, false, false
 	j.hold.up(now)
-	j.quality.calm = time.Time{}
+	j.quality.ill, j.quality.calm = time.Time{}, time.Time{}
 	j.targets.forget()
 }
 

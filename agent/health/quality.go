@@ -11,12 +11,14 @@ const (
 	lossSeconds = 10              // the loss is that of so many seconds
 	lossProbes  = 10              // and is believed from so many probes on,
 	lossTime    = 5 * time.Second // if they speak for so much of it
+	illTime     = 3 * time.Second // outages of a moment that come together by chance are no loss
 	calmTime    = 10 * time.Second
 )
 
 // quality is how good a leg is that answers.
 type quality struct {
 	rtt, jitter time.Duration // smoothed; 0: unknown
+	ill         time.Time     // since when a leg that is up should be degraded; zero: it should not
 	calm        time.Time     // since when a degraded leg is well; zero: it is not
 }
 
