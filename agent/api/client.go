@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -118,37 +119,53 @@ func (c *Client) json(ctx context.Context, method, path string, v any) error {
 }
 
 // do sends a request and returns the body of the answer.
-func (c *Client) do(ctx context.Context, method, path string) ([]byte, error) {
+func (c *Client) do(ctx context.Context, method, path string) (body []byte, err error) {
+	err = c.read(ctx, method, path, func(r io.Reader) (err error) {
+		body, err = c.all(r)
+		return err
+	})
+	return body, err
+}
+
+// read sends a request and hands over the body of the answer while it arrives.
+func (c *Client) read(ctx context.Context, method, path string, body func(io.Reader) error) error {
 	ctx, cancel := context.WithTimeout(ctx, clientTimeout)
 	defer cancel()
-	code, body, err := c.exchange(ctx, method, path)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = ctx.Err() // that is why the connection failed
-		}
-		return nil, c.explain(err)
+	err := c.exchange(ctx, method, path, body)
+	var answer *Error
+	switch {
+	case err == nil || errors.As(err, &answer):
+		return err
+	case ctx.Err() != nil:
+		err = ctx.Err() // that is why the connection failed
 	}
-	if code == http.StatusOK {
-		return body, nil
+	return c.explain(err)
+}
+
+// all reads the whole body of an answer.
+func (c *Client) all(body io.Reader) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(body, c.limit+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	case int64(len(b)) > c.limit:
+		return nil, errTooLong
 	}
-	var e errorBody
-	if json.Unmarshal(body, &e) != nil || e.Error == "" {
-		e.Error = fmt.Sprintf("the agent answered %d %s", code, http.StatusText(code))
-	}
-	return nil, &Error{Code: code, Text: e.Error}
+	return b, nil
 }
 
 // exchange makes a connection for one request. Unlike http.Transport it understands an
 // answer that comes before the request is sent: that the agent has too many clients.
-func (c *Client) exchange(ctx context.Context, method, path string) (code int, body []byte, err error) {
+// It calls read with the body of an answer that is no error.
+func (c *Client) exchange(ctx context.Context, method, path string, read func(body io.Reader) error) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, nil)
 	if err != nil {
-		return 0, nil, err
+		return err
 	}
 	req.Close = true
 	conn, err := c.dial(ctx)
 	if err != nil {
-		return 0, nil, err
+		return err
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // closed: over already
@@ -159,20 +176,26 @@ func (c *Client) exchange(ctx context.Context, method, path string) (code int, b
 	resp, err := http.ReadResponse(bufio.NewReader(answer), req)
 	switch {
 	case err != nil && answer.N <= 0:
-		return 0, nil, errTooLong
+		return errTooLong
 	case err != nil && writeErr != nil:
-		return 0, nil, writeErr
+		return writeErr
 	case err != nil:
-		return 0, nil, err
+		return err
 	}
-	defer resp.Body.Close()
-	if body, err = io.ReadAll(io.LimitReader(resp.Body, c.limit+1)); err != nil {
-		return 0, nil, fmt.Errorf("reading the answer: %w", err)
+	// The body is not closed: that would read it to its end. It holds nothing but conn.
+	if resp.StatusCode == http.StatusOK {
+		answer.N = math.MaxInt64 // read bounds it, if need be
+		return read(resp.Body)
 	}
-	if int64(len(body)) > c.limit {
-		return 0, nil, errTooLong
+	text, err := c.all(resp.Body)
+	if err != nil {
+		return err
 	}
-	return resp.StatusCode, body, nil
+	var e errorBody
+	if json.Unmarshal(text, &e) != nil || e.Error == "" {
+		e.Error = fmt.Sprintf("the agent answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	}
+	return &Error{Code: resp.StatusCode, Text: e.Error}
 }
 
 // explain turns an error of the connection into one that says what to do.

@@ -10,12 +10,14 @@
 //	GET  /v1/plan          what a reload would change, as text
 //	GET  /v1/show/nft      the wanted state, as nft writes it
 //	GET  /v1/show/routes   the wanted state, as ip writes it
+//	GET  /v1/flows[?uplink=NAME]   connections: a Flow as JSON per line
 //	POST /v1/reload        ReloadResult as JSON
 //	POST /v1/stop          ends the daemon, leaves the data plane
 //	POST /v1/uplink/disable?name=NAME[&for=10m]   takes an uplink out
 //	POST /v1/uplink/enable?name=NAME              puts it in again
 //
-// An error is answered with a status code and {"error": "what is wrong"}.
+// An error is answered with a status code and {"error": "what is wrong"}. In a list of
+// lines that has begun it is the last line.
 //
 // # Who may do what
 //
@@ -26,6 +28,8 @@
 // # Bounds
 //
 // 16 connections at once, 4 of them kept for root and the agent's own user; further ones
-// are closed at once. A request's header may have 8 KiB and its body 64 KiB, and both must
+// are closed at once. An answer must be read within 60 seconds. Lists of connections are
+// sent as the kernel tells them, 4 at once, one of them kept for root and the agent's own
+// user. A request's header may have 8 KiB and its body 64 KiB, and both must
 // be there within 5 seconds. A panic in the Handler is answered with 500.
 package api

@@ -31,7 +31,7 @@ var (
 	ErrUnknown = errors.New("unknown")
 )
 
-// UnknownUplink returns the error of Handler.SetUplink for a name that no uplink has; known
+// UnknownUplink returns the error of a Handler for a name that no uplink has; known
 // are the names there are. It wraps ErrUnknown.
 func UnknownUplink(name string, known []string) error {
 	return fmt.Errorf("%w uplink %q: known are %s", ErrUnknown, name, strings.Join(known, ", "))

@@ -20,6 +20,9 @@ type limits struct {
 	connections int // at once, in all
 	reserved    int // of those, for root and the own user alone
 
+	streams         int // lists being sent at once, in all
+	streamsReserved int // of those, for root and the own user alone
+
 	header   int // bytes
 	body     int64
 	read     time.Duration // for a whole request to arrive
@@ -32,12 +35,16 @@ func defaultLimits() limits {
 	return limits{
 		connections: 16,
 		reserved:    4,
-		header:      8 << 10,
-		body:        64 << 10,
-		read:        5 * time.Second,
-		write:       60 * time.Second,
-		idle:        30 * time.Second,
-		shutdown:    5 * time.Second,
+
+		streams:         4,
+		streamsReserved: 1,
+
+		header:   8 << 10,
+		body:     64 << 10,
+		read:     5 * time.Second,
+		write:    60 * time.Second,
+		idle:     30 * time.Second,
+		shutdown: 5 * time.Second,
 	}
 }
 
@@ -50,12 +57,13 @@ type Server struct {
 	credentials func(net.Conn) (Peer, error)
 	euid        uint32
 	routes      map[string]route
+	streams     streams
 }
 
 // A route is what is done for one path.
 type route struct {
 	method string
-	do     func(ctx context.Context, query url.Values) (any, error) // a string is sent as text, all else as JSON
+	do     func(ctx context.Context, query url.Values) (any, error) // a string is sent as text, a stream as lines of JSON, all else as JSON
 }
 
 // NewServer returns a server whose clients may read if they are members of the group gid
@@ -87,11 +95,21 @@ func NewServer(h Handler, gid int, log *slog.Logger) *Server {
 			return struct{}{}, h.SetUplink(ctx, name, enabled, d)
 		}
 	}
+	flows := func(_ context.Context, query url.Values) (any, error) {
+		uplink, err := flowsQuery(query)
+		if err != nil {
+			return nil, &Error{Code: http.StatusBadRequest, Text: err.Error()}
+		}
+		return stream(func(ctx context.Context, emit func(any) error) error {
+			return h.Flows(ctx, uplink, func(f Flow) error { return emit(f) })
+		}), nil
+	}
 	s.routes = map[string]route{
 		pathStatus:            {http.MethodGet, plain(func(ctx context.Context) (any, error) { return h.Status(ctx) })},
 		pathPlan:              {http.MethodGet, plain(func(ctx context.Context) (any, error) { return h.Plan(ctx) })},
 		pathShow + ShowNFT:    {http.MethodGet, show(ShowNFT)},
 		pathShow + ShowRoutes: {http.MethodGet, show(ShowRoutes)},
+		pathFlows:             {http.MethodGet, flows},
 		pathReload:            {http.MethodPost, plain(func(ctx context.Context) (any, error) { return h.Reload(ctx) })},
 		pathStop:              {http.MethodPost, plain(func(ctx context.Context) (any, error) { return struct{}{}, h.Stop(ctx) })},
 		pathDisable:           {http.MethodPost, uplink(false)},
@@ -226,12 +244,15 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, codeOf(err), err.Error())
 		return
 	}
-	if text, ok := result.(string); ok {
+	switch result := result.(type) {
+	case string:
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = io.WriteString(w, text) // the client has gone away
-		return
+		_, _ = io.WriteString(w, result) // the client has gone away
+	case stream:
+		s.stream(ctx, w, s.owner(peer), result)
+	default:
+		s.send(w, http.StatusOK, result)
 	}
-	s.send(w, http.StatusOK, result)
 }
 
 // check decides whether the peer may have this request answered. Otherwise it returns the

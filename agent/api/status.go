@@ -31,6 +31,11 @@ type Handler interface {
 	// configuration stays out. There being no such uplink is an UnknownUplink error.
 	SetUplink(ctx context.Context, name string, enabled bool, d time.Duration) error
 
+	// Flows calls each for the connections on an uplink, or ("") on all of them, as the
+	// kernel lists them; it keeps none in memory. An error of each ends the list and is
+	// returned. There being no such uplink is an UnknownUplink error.
+	Flows(ctx context.Context, uplink string, each func(Flow) error) error
+
 	// Show returns the whole wanted state in the notation of nft (what is ShowNFT) or of
 	// ip (what is ShowRoutes); what is never anything else.
 	Show(ctx context.Context, what string) (string, error)

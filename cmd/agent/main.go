@@ -46,6 +46,7 @@ func commands() []command {
 		{name: "plan", help: "what a reload would change in the kernel; changes nothing", run: showPlan},
 		{name: "show", args: "nft|routes", help: "the whole wanted state", run: show},
 		{name: "status", help: "uplinks and policies", run: status},
+		{name: "flows", args: "[UPLINK]", help: "connections on the uplinks, or on one of them", run: flows},
 		{name: "uplink", args: "disable|enable NAME", help: "take an uplink out for maintenance, and put it in again", run: setUplink,
 			options: "[--for TIME] ", flags: uplinkFlags},
 		{name: "purge", help: "remove everything multiroute owns", run: purge},
