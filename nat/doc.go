@@ -12,8 +12,10 @@
 //
 //	prerouting   restore        known connection: its uplink's mark goes on the packet
 //	             classify       first packet from an uplink: bound to that uplink
+//	             rules          first packet from a client: its policy's mark goes on it
 //	             forward_ports  first packet from an uplink: port forwards
 //	output       own            the router's own packets: the same as restore
+//	             rules-local    first one of a connection: its policy's mark
 //	forward      guard          nothing enters unasked, nothing leaves un-NATed
 //	postrouting  bind           first packet, route chosen: bound to the uplink it leaves by
 //	             masquerading   and NATed to its address
@@ -26,6 +28,13 @@
 // Invariant: a connection has an uplink's mark exactly if one of our nat-type
 // chains saw its first packet. What has no mark and is no first packet began
 // before the rules did.
+//
+// # Rules
+//
+// PolicyRules are taken apart by family (part), neighbours with the same fields
+// become one look-up in a map (group), and maps are named sets whose names say
+// what is in them (Set). So a thousand rules of one shape cost a packet what one
+// costs, and what stays the same is neither read nor written again.
 //
 // Only kernel_linux.go touches the kernel.
 package nat

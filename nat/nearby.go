@@ -19,8 +19,8 @@ type nearbySpan struct {
 	elements []int
 }
 
-// join adds what the part's varying fields may be to all, as elements; false if
-// they cannot be looked up with the others.
+// join adds what the part's varying fields may be to all, as elements, but for
+// what an earlier one covers; false if they cannot be looked up with the others.
 func (x *nearby) join(all []Element, p part, varying []int) ([]Element, bool) {
 	total := 1
 	lists := make([]partField, len(varying))
@@ -44,7 +44,7 @@ func (x *nearby) join(all []Element, p part, varying []int) ([]Element, bool) {
 		for _, i := range x.near(key.of(e)) {
 			switch o := all[i]; {
 			case !overlap(o, e, lists):
-			case o.Verdict == e.Verdict && covers(o, e, lists):
+			case covers(o, e, lists): // an earlier rule's: this one is never reached
 				covered = true
 			default:
 				return nil, false

@@ -124,7 +124,11 @@ func TestKernelRulesKept(t *testing.T) {
 // the next one does not take for whole.
 func TestKernelRulesLoading(t *testing.T) {
 	want := Compile(ruleSpec(PolicyRule{To: manyPrefixes(15000, 0), Policy: markOf(10)}))
-	for died := range len(difference(State{}, want)) {
+	transactions := len(difference(State{}, want))
+	if transactions < 3 {
+		t.Errorf("%d transactions, wanted at least 3", transactions)
+	}
+	for died := range transactions {
 		k := newKernel(t)
 		before := Compile(separate())
 		k.write(before)
