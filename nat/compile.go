@@ -484,7 +484,11 @@ func (c *compiler) bind() {
 			target := uplinks[0].chain(leaveChain)
 			if len(uplinks) > 1 || len(c.networks(name)) > 0 {
 				target = "outbound-" + name
-				c.chain(Chain{Name: target, Rules: outbound(uplinks, len(c.networks(name)) > 0)})
+				rules := outbound(uplinks, len(c.networks(name)) > 0)
+				if len(c.networks(name)) > 0 && c.hairpins() {
+					rules = append(rules, around(name))
+				}
+				c.chain(Chain{Name: target, Rules: rules})
 			}
 			m.Entries = append(m.Entries, MapEntry{ifname(name), Verdict{Goto, target}})
 		}
@@ -493,6 +497,13 @@ func (c *compiler) bind() {
 	}
 	for _, p := range c.bypasses() { // what leaves by no uplink
 		rules = append(rules, Rule{Match{Field: PacketMark, Mask: c.Mask, Values: []Value{mark(p.Mark)}}, SetMark{Conn: true, Mask: c.Mask, Value: p.Mark}})
+	}
+	if c.hairpins() {
+		for _, name := range slices.Compact(slices.Sorted(slices.Values(c.LAN))) {
+			if len(c.byInterface[name]) == 0 {
+				rules = append(rules, around(name))
+			}
+		}
 	}
 	c.chain(Chain{Name: "bind", Type: NAT, Hook: Postrouting, Priority: priorityMangle, Rules: rules})
 }
@@ -625,6 +636,7 @@ var (
 	syn         = Value{Text: "syn", Raw: "\x02"}         // net/tcp.h TCPHDR_SYN
 	rst         = Value{Text: "rst", Raw: "\x04"}
 	tcp         = Value{Text: "tcp", Raw: "\x06"}
+	udp         = Value{Text: "udp", Raw: "\x11"}
 	reply       = Value{Text: "reply", Raw: "\x01"}
 	ipv4        = Value{Text: "ipv4", Raw: "\x02"}
 	ipv6        = Value{Text: "ipv6", Raw: "\x0a"}
@@ -666,24 +678,10 @@ func ether(mac [6]byte) Value {
 	return Value{Text: fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]), Raw: string(mac[:])}
 }
 
-// prefixes turns prefixes into ranges, without those inside another: the
-// kernel refuses overlapping ranges.
+// prefixes turns prefixes into ranges, without those inside another.
 func prefixes(all []netip.Prefix) []Value {
-	all = slices.Clone(all)
-	slices.SortFunc(all, func(a, b netip.Prefix) int {
-		if c := a.Masked().Addr().Compare(b.Masked().Addr()); c != 0 {
-			return c
-		}
-		return a.Bits() - b.Bits()
-	})
 	var values []Value
-	var last netip.Prefix
-	for _, p := range all {
-		p = p.Masked()
-		if last.IsValid() && last.Overlaps(p) {
-			continue
-		}
-		last = p
+	for _, p := range apart(all) {
 		lo := p.Addr().AsSlice()
 		hi := slices.Clone(lo)
 		for i := p.Bits(); i < len(hi)*8; i++ {
@@ -692,4 +690,24 @@ func prefixes(all []netip.Prefix) []Value {
 		values = append(values, Value{Text: p.String(), Raw: string(lo), Hi: string(hi)})
 	}
 	return values
+}
+
+// apart leaves out prefixes inside another: the kernel refuses overlapping
+// ranges.
+func apart(all []netip.Prefix) []netip.Prefix {
+	all = slices.Clone(all)
+	slices.SortFunc(all, func(a, b netip.Prefix) int {
+		if c := a.Masked().Addr().Compare(b.Masked().Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+	var kept []netip.Prefix
+	for _, p := range all {
+		p = p.Masked()
+		if n := len(kept); n == 0 || !kept[n-1].Overlaps(p) {
+			kept = append(kept, p)
+		}
+	}
+	return kept
 }

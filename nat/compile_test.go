@@ -135,7 +135,7 @@ func checkSound(t *testing.T, r Ruleset) {
 				case DNAT:
 					clear(keys)
 					for _, e := range st.Entries {
-						once([2]uint16{uint16(e.Protocol), e.Port}, e.To.String())
+						once([3]any{e.Protocol, e.Port, e.Source}, e.To.String())
 					}
 				}
 			}

@@ -288,35 +288,6 @@ func (e *encoded) setMark(s SetMark) {
 	e.add(&expr.Meta{Key: expr.MetaKeyMARK, Register: reg}, and(^s.Mask, s.Value), &expr.Meta{Key: expr.MetaKeyMARK, Register: reg, SourceRegister: true})
 }
 
-func (e *encoded) dnat(d DNAT) {
-	family, typ, port := byte(unix.NFPROTO_IPV4), nftables.TypeIPAddr, reg32(1)
-	if d.IPv6 {
-		family, typ, port = unix.NFPROTO_IPV6, nftables.TypeIP6Addr, reg32(4)
-	}
-	set := &nftables.Set{Anonymous: true, Constant: true, IsMap: true, Concatenation: true,
-		KeyType:  nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
-		DataType: nftables.MustConcatSetType(typ, nftables.TypeInetService)}
-	var elements []nftables.SetElement
-	for _, x := range d.Entries {
-		elements = append(elements, nftables.SetElement{
-			Key: slices.Concat([]byte{x.Protocol, 0, 0, 0}, padded(x.Port)),
-			Val: slices.Concat(x.To.Addr().AsSlice(), padded(x.To.Port())),
-		})
-	}
-	lookup := &expr.Lookup{SourceRegister: reg32(0), DestRegister: reg, IsDestRegSet: true}
-	e.sets = append(e.sets, encodedSet{set, elements, lookup})
-	// NAT for one family leaves packets of the other alone (nft_nat_inet_eval).
-	e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg32(0)},
-		&expr.Payload{DestRegister: reg32(1), Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		lookup,
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(family), RegAddrMin: reg, RegProtoMin: port})
-}
-
-// padded is a port in a concatenation, where each part takes whole registers.
-func padded(port uint16) []byte {
-	return append(binary.BigEndian.AppendUint16(nil, port), 0, 0)
-}
-
 func verdict(v Verdict) *expr.Verdict {
 	kinds := map[VerdictKind]expr.VerdictKind{Accept: expr.VerdictAccept, Drop: expr.VerdictDrop, Return: expr.VerdictReturn, Goto: expr.VerdictGoto}
 	return &expr.Verdict{Kind: kinds[v.Kind], Chain: v.Chain}

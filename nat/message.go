@@ -293,13 +293,7 @@ func (b *batch) addNamed(s Set) {
 			})
 		case together:
 			nested(ae, unix.NFTA_SET_DESC, func(n *netlink.AttributeEncoder) {
-				nested(n, nftables.NFTA_SET_DESC_CONCAT, func(n *netlink.AttributeEncoder) {
-					for _, t := range types {
-						nested(n, unix.NFTA_LIST_ELEM, func(n *netlink.AttributeEncoder) {
-							n.Uint32(1, t.Bytes) // NFTA_SET_FIELD_LEN
-						})
-					}
-				})
+				describe(n, types)
 			})
 		}
 		order := uint32(2) // as in addSet
@@ -307,6 +301,20 @@ func (b *batch) addNamed(s Set) {
 			order = 1
 		}
 		ae.Bytes(unix.NFTA_SET_USERDATA, userdata.Append(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, binary.NativeEndian.AppendUint32(nil, order)))
+	})
+}
+
+// maxEntries bounds the elements in one message: one attribute holds 64 KiB.
+const maxEntries = 500
+
+// describe tells the lengths of the fields of a set of ranges.
+func describe(ae *netlink.AttributeEncoder, types []nftables.SetDatatype) {
+	nested(ae, nftables.NFTA_SET_DESC_CONCAT, func(n *netlink.AttributeEncoder) {
+		for _, t := range types {
+			nested(n, unix.NFTA_LIST_ELEM, func(n *netlink.AttributeEncoder) {
+				n.Uint32(1, t.Bytes) // NFTA_SET_FIELD_LEN
+			})
+		}
 	})
 }
 
@@ -329,6 +337,10 @@ func (b *batch) addSet(s encodedSet, what string) {
 	if s.set.Interval {
 		flags |= unix.NFT_SET_INTERVAL
 	}
+	together := s.set.Interval && s.set.Concatenation
+	if together {
+		flags |= nftables.NFT_SET_CONCAT
+	}
 	if s.set.IsMap {
 		flags |= unix.NFT_SET_MAP
 		s.lookup.SetName = "__map%d"
@@ -348,6 +360,9 @@ func (b *batch) addSet(s encodedSet, what string) {
 		}
 		nested(ae, unix.NFTA_SET_DESC, func(n *netlink.AttributeEncoder) {
 			n.Uint32(unix.NFTA_SET_DESC_SIZE, uint32(len(s.elements)))
+			if together {
+				describe(n, nftables.ConcatSetTypeElements(s.set.KeyType))
+			}
 		})
 		order := uint32(2) // BYTEORDER_BIG_ENDIAN in nft(8), for its listings
 		if s.set.KeyByteOrder == binaryutil.NativeEndian {
@@ -374,6 +389,9 @@ func element(ae *netlink.AttributeEncoder, x nftables.SetElement) {
 		ae.Uint32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 	}
 	nested(ae, unix.NFTA_SET_ELEM_KEY, func(n *netlink.AttributeEncoder) { n.Bytes(unix.NFTA_DATA_VALUE, x.Key) })
+	if x.KeyEnd != nil {
+		nested(ae, nftables.NFTA_SET_ELEM_KEY_END, func(n *netlink.AttributeEncoder) { n.Bytes(unix.NFTA_DATA_VALUE, x.KeyEnd) })
+	}
 	switch {
 	case x.VerdictData != nil:
 		nested(ae, unix.NFTA_SET_ELEM_DATA, func(n *netlink.AttributeEncoder) {

@@ -257,32 +257,6 @@ func (s SNAT) String() string {
 	return "snat ip6 to " + s.To.String()
 }
 
-// DNAT NATs the destination by transport protocol and destination port; no
-// entry, no NAT. All entries are of one family.
-type DNAT struct {
-	IPv6    bool
-	Entries []DNATEntry
-}
-
-// DNATEntry is one entry of a DNAT.
-type DNATEntry struct {
-	Protocol uint8
-	Port     uint16
-	To       netip.AddrPort
-}
-
-func (d DNAT) String() string {
-	texts := make([]string, len(d.Entries))
-	for i, e := range d.Entries {
-		texts[i] = fmt.Sprintf("%s . %d : %s . %d", protocolText(e.Protocol), e.Port, e.To.Addr(), e.To.Port())
-	}
-	family := "ip"
-	if d.IPv6 {
-		family = "ip6"
-	}
-	return fmt.Sprintf("dnat %s to meta l4proto . th dport map { %s }", family, strings.Join(texts, ", "))
-}
-
 func protocolText(p uint8) string {
 	switch p {
 	case 6:

@@ -51,6 +51,7 @@ type Uplink struct {
 	Gateways  []netip.Addr // of both families; needed where uplinks share Interface
 	Addresses []netip.Addr // its own, of both families; needed where uplinks share Interface
 	MACs      [][6]byte    // of its gateways, where known; needed where uplinks share an address
+	Public    []netip.Addr // its addresses by which clients, too, use port forwards
 	Source    []netip.Addr // fixed source for NAT, at most one a family; none: masquerade
 	Routed6   bool         // IPv6 sources in Spec.Routed leave un-NATed
 	NoIPv6    bool
@@ -62,21 +63,13 @@ type Network struct {
 	Prefix    netip.Prefix
 }
 
-// PortForward leads a port of the uplinks' addresses to a server.
-type PortForward struct {
-	Protocol uint8 // IPPROTO_TCP, IPPROTO_UDP
-	Port     uint16
-	To       netip.AddrPort
-	Uplinks  []int // IDs; empty: all
-}
-
 // Chain names carry ids and names, so that a restarted agent learns the ids
 // from the kernel.
 const (
 	markChain    = "mark-"    // puts the uplink's mark on the packet
 	bindChain    = "bind-"    // binds a connection that comes in to the uplink
 	leaveChain   = "leave-"   // binds a connection that leaves to the uplink, and NATs it
-	forwardChain = "forward-" // port forwards of this uplink only
+	forwardChain = "forward-" // port forwards of this uplink, and of all
 	policyChain  = "policy-"  // puts the policy's mark on the packet
 )
 

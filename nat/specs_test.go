@@ -93,6 +93,26 @@ func forwards(s *Spec) {
 	}
 }
 
+// forwardsOfAllKinds has ranges, sources, and clients that use the public
+// addresses.
+func forwardsOfAllKinds(s *Spec) {
+	to := netip.MustParseAddrPort
+	s.Forwards = []PortForward{
+		{Protocol: 6, Port: 80, To: to("192.168.0.10:8080"), Hairpin: true},
+		{Protocol: 6, Port: 8000, Last: 8010, To: to("192.168.0.10:9000"), OneForOne: true, Hairpin: true},
+		{Protocol: 17, Port: 10000, Last: 20000, To: to("192.168.0.20:10000"), OneForOne: true, Hairpin: true},
+		{Protocol: 17, Port: 30000, Last: 65535, To: to("192.168.0.20:7"), Hairpin: true},
+		{Protocol: 6, Port: 22, To: to("192.168.0.10:22"), Sources: nets("203.0.113.0/24", "203.0.113.7/32", "198.51.100.0/24")},
+		{Protocol: 6, Port: 443, To: to("192.168.0.10:443"), Uplinks: []int{1}, Hairpin: true},
+		{Protocol: 6, Port: 444, Last: 445, To: to("192.168.0.10:444"), OneForOne: true, Uplinks: []int{1}},
+		{Protocol: 6, Port: 80, To: to("[fd00:1::10]:8080"), Hairpin: true},
+		{Protocol: 17, Port: 10000, Last: 20000, To: to("[fd00:1::20]:10000"), OneForOne: true, Sources: nets("2001:db8::/32", "fd00::/8"), Hairpin: true},
+	}
+	for i := range s.Uplinks {
+		s.Uplinks[i].Public = addrs(fmt.Sprintf("198.18.%d.2", i+1), fmt.Sprintf("2001:db8:%d::2", i+1))
+	}
+}
+
 func situations() []situation {
 	return []situation{
 		{"empty", Spec{Mask: testMask}},
@@ -101,6 +121,19 @@ func situations() []situation {
 		{"server", server()},
 		{"forwards", changed(separate(), forwards)},
 		{"forwards-three-on-one", changed(threeOnOne(), forwards)},
+		{"forwards-of-all-kinds", changed(separate(), forwardsOfAllKinds)},
+		{"forwards-hairpin-two-lans", changed(separate(), func(s *Spec) {
+			s.LAN = []string{"eth0", "eth5"}
+			forwards(s)
+			for i := range s.Forwards {
+				s.Forwards[i].Hairpin = true
+			}
+			s.Uplinks[0].Public, s.Uplinks[1].Public = addrs("198.18.1.2", "198.18.1.3"), addrs("198.18.1.2", "2001:db8:2::2")
+		})},
+		{"forwards-hairpin-server", changed(server(), func(s *Spec) {
+			forwardsOfAllKinds(s)
+			s.Uplinks[0].Public, s.Uplinks[1].Public = addrs("2001:db8:1::2"), addrs("198.18.2.2", "2001:db8:2::2")
+		})},
 		{"routed", changed(separate(), func(s *Spec) {
 			s.Routed = nets("203.0.113.0/24", "203.0.113.8/29", "198.51.100.7/32", "2001:db8:77::/48")
 			s.Uplinks[0].Routed6 = true

@@ -264,16 +264,13 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 			}
 			return Verdict{Kind: Accept}, true
 		case DNAT:
-			i := slices.IndexFunc(s.Entries, func(e DNATEntry) bool { return e.Protocol == p.proto && e.Port == p.dport })
-			if i < 0 {
+			to, ok := s.target(p.proto, p.src, p.dport)
+			if !ok {
 				return Verdict{}, false
 			}
-			if s.IPv6 != p.dst.Is6() {
-				continue
-			}
-			p.conn.dnat, p.conn.natDone[1] = s.Entries[i].To, true
+			p.conn.dnat, p.conn.natDone[1] = to, true
 			p.conn.status |= statusDNAT
-			p.dst, p.dport, p.toUs = s.Entries[i].To.Addr(), s.Entries[i].To.Port(), false
+			p.dst, p.dport, p.toUs = to.Addr(), to.Port(), false
 			return Verdict{Kind: Accept}, true
 		case Note:
 		default:
