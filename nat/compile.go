@@ -36,6 +36,7 @@ func compile(s Spec, policyRules func([]PolicyRule, []Policy) chosen) Ruleset {
 		c.guard()
 	}
 	c.bind()
+	c.clamp()
 	for _, u := range s.Uplinks {
 		c.chain(Chain{Name: u.chain(markChain), Rules: []Rule{{SetMark{Mask: s.Mask, Value: u.Mark}, u.note()}}})
 		c.chain(Chain{Name: u.chain(bindChain), Rules: []Rule{{SetMark{Conn: true, Mask: s.Mask, Value: u.Mark}, SetMark{Mask: s.Mask, Value: u.Mark}}}})

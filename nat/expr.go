@@ -69,6 +69,8 @@ func encode(r Rule) encoded {
 				&expr.NAT{Type: expr.NATTypeSourceNAT, Family: family, RegAddrMin: reg})
 		case DNAT:
 			e.dnat(s)
+		case MaxSegment: // the expression itself matches TCP only (nft_tcp_header_pointer)
+			e.maxSegment(s)
 		case Note:
 		default:
 			panic(fmt.Sprintf("nat: statement %T has no encoding", s)) // a new statement without its case here: the first test finds it

@@ -40,6 +40,7 @@ type Hook string
 // The hooks we use (linux/netfilter.h, enum nf_inet_hooks).
 const (
 	Prerouting  Hook = "prerouting"
+	Input       Hook = "input"
 	Forward     Hook = "forward"
 	Output      Hook = "output"
 	Postrouting Hook = "postrouting"
@@ -50,6 +51,7 @@ const (
 	priorityMangle = -150
 	priorityDNAT   = -100
 	priorityFilter = 0
+	prioritySNAT   = 100
 )
 
 // Rule is a list of statements, evaluated from left to right until one does
@@ -57,8 +59,8 @@ const (
 type Rule []Statement
 
 // Statement is one part of a rule. The implementations below are all there
-// are: Match, Map, Lookup, RestoreMark, SetMark, Verdict, Reset, Masquerade, SNAT, DNAT,
-// Note.
+// are: Match, Map, Lookup, RestoreMark, SetMark, Verdict, Reset, Masquerade, SNAT,
+// DNAT, MaxSegment, Note.
 type Statement interface {
 	fmt.Stringer
 }

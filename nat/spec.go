@@ -55,6 +55,7 @@ type Uplink struct {
 	Source    []netip.Addr // fixed source for NAT, at most one a family; none: masquerade
 	Routed6   bool         // IPv6 sources in Spec.Routed leave un-NATed
 	NoIPv6    bool
+	MTU       int // bytes; TCP connections send no larger packets; 0: nothing to do
 }
 
 // Network is a subnet on an interface that serves clients and uplinks.

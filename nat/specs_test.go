@@ -134,6 +134,10 @@ func situations() []situation {
 			forwardsOfAllKinds(s)
 			s.Uplinks[0].Public, s.Uplinks[1].Public = addrs("2001:db8:1::2"), addrs("198.18.2.2", "2001:db8:2::2")
 		})},
+		{"mtu", changed(separate(), func(s *Spec) { s.Uplinks[0].MTU = 1492 })},
+		{"mtu-three-on-one", changed(threeOnOne(), func(s *Spec) {
+			s.Uplinks[0].MTU, s.Uplinks[2].MTU, s.Uplinks[2].NoIPv6 = 1400, 576, true
+		})},
 		{"routed", changed(separate(), func(s *Spec) {
 			s.Routed = nets("203.0.113.0/24", "203.0.113.8/29", "198.51.100.7/32", "2001:db8:77::/48")
 			s.Uplinks[0].Routed6 = true

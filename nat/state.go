@@ -61,7 +61,7 @@ func (r Ruleset) State() State {
 
 // hookNumbers are the kernel's (linux/netfilter.h, enum nf_inet_hooks).
 var hookNumbers = map[Hook]uint32{
-	Prerouting: 0, Forward: 2, Output: 3, Postrouting: 4,
+	Prerouting: 0, Input: 1, Forward: 2, Output: 3, Postrouting: 4,
 }
 
 // Missing lists what want has and the kernel lacks or holds otherwise; nothing

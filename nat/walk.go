@@ -88,7 +88,8 @@ type packet struct {
 	uid      uint32 // of the router's own
 	toUs     bool   // dst is an address of the router
 	mark     uint32
-	conn     *conn // nil: untracked
+	segment  uint16 // what a SYN was lowered to; 0: nothing
+	conn     *conn  // nil: untracked
 }
 
 // conn is a packet's connection.
@@ -272,6 +273,8 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 			p.conn.status |= statusDNAT
 			p.dst, p.dport, p.toUs = to.Addr(), to.Port(), false
 			return Verdict{Kind: Accept}, true
+		case MaxSegment:
+			p.segment = s.Size
 		case Note:
 		default:
 			w.fail("walking through the rules: no walk knows %T", s)
@@ -439,7 +442,7 @@ func (w *walker) forwarded(p *packet, route func(*packet)) bool {
 // received walks a packet to the router itself.
 func (w *walker) received(p *packet) bool {
 	p.out = ""
-	return w.hook(Prerouting, p)
+	return w.hook(Prerouting, p) && w.hook(Input, p)
 }
 
 // sent walks a packet of the router's own.
