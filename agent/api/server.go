@@ -104,12 +104,20 @@ func NewServer(h Handler, gid int, log *slog.Logger) *Server {
 			return h.Flows(ctx, uplink, func(f Flow) error { return emit(f) })
 		}), nil
 	}
+	explain := func(ctx context.Context, query url.Values) (any, error) {
+		request, err := explainQuery(query)
+		if err != nil {
+			return nil, &Error{Code: http.StatusBadRequest, Text: err.Error()}
+		}
+		return h.Explain(ctx, request)
+	}
 	s.routes = map[string]route{
 		pathStatus:            {http.MethodGet, plain(func(ctx context.Context) (any, error) { return h.Status(ctx) })},
 		pathPlan:              {http.MethodGet, plain(func(ctx context.Context) (any, error) { return h.Plan(ctx) })},
 		pathShow + ShowNFT:    {http.MethodGet, show(ShowNFT)},
 		pathShow + ShowRoutes: {http.MethodGet, show(ShowRoutes)},
 		pathFlows:             {http.MethodGet, flows},
+		pathExplain:           {http.MethodGet, explain},
 		pathReload:            {http.MethodPost, plain(func(ctx context.Context) (any, error) { return h.Reload(ctx) })},
 		pathStop:              {http.MethodPost, plain(func(ctx context.Context) (any, error) { return struct{}{}, h.Stop(ctx) })},
 		pathDisable:           {http.MethodPost, uplink(false)},

@@ -36,6 +36,10 @@ type Handler interface {
 	// returned. There being no such uplink is an UnknownUplink error.
 	Flows(ctx context.Context, uplink string, each func(Flow) error) error
 
+	// Explain says where the first packet of a connection goes, and why. It changes nothing
+	// and sends nothing.
+	Explain(ctx context.Context, r ExplainRequest) (Explanation, error)
+
 	// Show returns the whole wanted state in the notation of nft (what is ShowNFT) or of
 	// ip (what is ShowRoutes); what is never anything else.
 	Show(ctx context.Context, what string) (string, error)

@@ -47,6 +47,8 @@ func commands() []command {
 		{name: "show", args: "nft|routes", help: "the whole wanted state", run: show},
 		{name: "status", help: "uplinks and policies", run: status},
 		{name: "flows", args: "[UPLINK]", help: "connections on the uplinks, or on one of them", run: flows},
+		{name: "explain", args: "FROM TO[:PORT]", help: "where such a packet goes, and why; FROM is an address, or local", run: explain,
+			options: "[--protocol NAME] [--interface NAME] ", flags: explainFlags},
 		{name: "uplink", args: "disable|enable NAME", help: "take an uplink out for maintenance, and put it in again", run: setUplink,
 			options: "[--for TIME] ", flags: uplinkFlags},
 		{name: "purge", help: "remove everything multiroute owns", run: purge},
@@ -62,6 +64,8 @@ type call struct {
 	args   []string
 	out    io.Writer
 	err    io.Writer
+
+	explain explainOptions
 }
 
 // errUsage marks errors that are the caller's.

@@ -1,0 +1,477 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"multiroute/agent/api"
+	"multiroute/agent/plan"
+	"multiroute/nat"
+	"multiroute/routes"
+)
+
+// Explain implements api.Handler. Only what the owner knows is asked of the
+// owner; the kernel is asked on a socket of its own.
+func (h *handler) Explain(ctx context.Context, r api.ExplainRequest) (api.Explanation, error) {
+	var e explainer
+	var err error
+	asked := h.ask(ctx, func() {
+		e.plan, e.rules = h.d.plan, h.d.ruleset
+		if e.facts, err = h.d.router.Facts(); err == nil {
+			e.main, err = h.d.router.MainPrefixes()
+		}
+	})
+	if asked != nil {
+		return api.Explanation{}, asked
+	}
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	lookups, err := routes.OpenLookups()
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	defer lookups.Close()
+	e.lookup = lookups.Lookup
+	return e.explain(r)
+}
+
+// explainer finds out where a packet goes: by the rules and routes that are
+// wanted, step by step, and by what the kernel says about each.
+type explainer struct {
+	plan   plan.Plan
+	rules  nat.Ruleset
+	facts  routes.Facts
+	main   []netip.Prefix // destinations of table main
+	lookup func(routes.Query) (routes.Answer, error)
+
+	request api.ExplainRequest
+	out     api.Explanation
+	in      *routes.Link // nil: the router sends it
+	walk    *nat.Walk
+	packet  nat.Packet
+	policy  *plan.Policy // that routing looks at; nil: none
+}
+
+func (e *explainer) explain(r api.ExplainRequest) (api.Explanation, error) {
+	e.request = r
+	e.out = api.Explanation{Agrees: true, Candidates: []api.MemberStatus{}, Why: []string{}}
+	e.packet = nat.Packet{Source: r.From, Destination: r.To, SourcePort: r.FromPort, DestPort: r.ToPort, Protocol: r.Protocol, MAC: r.MAC, DSCP: r.DSCP, UID: r.UID,
+		ToRouter: e.own(r.To)}
+	var err error
+	if !r.From.IsValid() || e.own(r.From) {
+		err = e.sent()
+	} else {
+		err = e.received()
+	}
+	if err == nil && e.walk != nil {
+		err = e.walk.Err()
+	}
+	return e.out, err
+}
+
+func (e *explainer) say(format string, args ...any) {
+	e.out.Why = append(e.out.Why, fmt.Sprintf(format, args...))
+}
+
+func (e *explainer) family() routes.Family { return routes.FamilyOf(e.request.To) }
+
+// own reports whether a is an address of the router.
+func (e *explainer) own(a netip.Addr) bool {
+	return slices.ContainsFunc(e.facts.Addrs, func(x routes.Addr) bool { return x.Prefix.Addr() == a })
+}
+
+// received follows a packet of a client, or from the internet.
+func (e *explainer) received() error {
+	if err := e.arrival(); err != nil {
+		return err
+	}
+	e.packet.In = e.in.Name
+	e.walk = e.rules.Walk(e.packet)
+	if !e.walk.Prerouting() {
+		e.say("It is dropped: %s.", last(e.walk.Trace()))
+		return nil
+	}
+	inbound := e.uplinkByMark(e.walk.ConnMark())
+	if inbound != nil {
+		e.say("It comes in by %s, from the internet: uplink %s.", e.in.Name, inbound.Name)
+		e.binds(inbound)
+	} else {
+		e.say("It comes in by %s, from a client.", e.in.Name)
+		e.chosen()
+	}
+	to := e.walk.Destination()
+	if before := netip.AddrPortFrom(e.packet.Destination, e.packet.DestPort); to != before {
+		e.say("A port forward leads it on to %s.", to)
+	}
+	answer, err := e.route(routes.Query{From: e.packet.Source, To: to.Addr(), In: e.in.Index, Mark: e.walk.Mark(), Protocol: e.packet.Protocol,
+		SourcePort: e.packet.SourcePort, DestPort: to.Port()})
+	if err != nil || answer.Kind != routes.Unicast {
+		return err
+	}
+	link := e.link(answer.Index)
+	if !e.walk.Forward(link, answer.Gateway) {
+		e.say("The guard drops it: nobody asked for it, or it would leave without NAT (%s).", last(e.walk.Trace()))
+		e.nowhere()
+		return nil
+	}
+	if inbound == nil {
+		e.leaves(answer, e.packet.Source)
+	}
+	return nil
+}
+
+// sent follows a packet of the router's own.
+func (e *explainer) sent() error {
+	e.say("The router itself sends it.")
+	q := routes.Query{From: e.request.From, To: e.request.To, Protocol: e.request.Protocol, SourcePort: e.request.FromPort, DestPort: e.request.ToPort}
+	first := len(e.out.Why)
+	answer, err := e.route(q)
+	if err != nil || answer.Kind != routes.Unicast {
+		return err
+	}
+	if !e.packet.Source.IsValid() {
+		e.packet.Source = answer.Source
+	}
+	e.packet.Out, e.packet.Nexthop = e.link(answer.Index), answer.Gateway
+	e.walk = e.rules.Walk(e.packet)
+	if !e.walk.Output() {
+		e.say("It is dropped: %s.", last(e.walk.Trace()))
+		e.nowhere()
+		return nil
+	}
+	if e.walk.Mark() != 0 {
+		// The kernel looks for a way again, without ports (ip_route_me_harder,
+		// net/ipv4/netfilter.c; ip6_route_me_harder, net/ipv6/netfilter.c).
+		e.out.Why = e.out.Why[:first]
+		e.chosen()
+		q = routes.Query{From: e.packet.Source, To: e.request.To, Mark: e.walk.Mark()}
+		if answer, err = e.route(q); err != nil || answer.Kind != routes.Unicast {
+			return err
+		}
+	}
+	e.leaves(answer, e.packet.Source)
+	return nil
+}
+
+// arrival finds the interface by which the packet comes in, and who sent the
+// frame.
+func (e *explainer) arrival() error {
+	r := e.request
+	name := r.Interface
+	sender := r.From
+	if name == "" {
+		answer, err := e.lookup(routes.Query{To: r.From})
+		if err != nil {
+			return err
+		}
+		u := e.uplinkOf(answer)
+		switch {
+		case answer.Kind != routes.Unicast:
+			return unexplained("no route leads back to %s: say by which interface it comes in (--interface)", r.From)
+		case u == nil:
+			name = e.link(answer.Index)
+		default: // out there; it can come by any uplink that has the destination
+			if u = e.uplinkWith(r.To); u == nil {
+				return unexplained("%s is in the internet and %s is no address of an uplink: say by which interface it comes in (--interface)", r.From, r.To)
+			}
+			name, sender = u.Interface, u.Leg(e.family()).Nexthop.Gateway
+		}
+	}
+	if e.in = e.facts.Link(name); e.in == nil {
+		var names []string
+		for _, l := range e.facts.Links {
+			names = append(names, l.Name)
+		}
+		return unexplained("there is no interface %q: there are %s", name, strings.Join(names, ", "))
+	}
+	if r.MAC == [6]byte{} {
+		for _, n := range e.facts.Neighbours {
+			if n.Index == e.in.Index && n.Addr == sender {
+				e.packet.MAC = n.MAC
+			}
+		}
+	}
+	return nil
+}
+
+// chosen tells which rule and policy the rules in nftables chose, and whether
+// they are what the configuration says.
+func (e *explainer) chosen() {
+	mark := e.walk.Mark()
+	e.policy = e.policyByMark(mark)
+	consulted := slices.ContainsFunc(e.walk.Trace(), func(step string) bool {
+		return strings.HasSuffix(step, "goto rules") || strings.HasSuffix(step, "goto rules-local")
+	})
+	if !consulted {
+		return
+	}
+	i := slices.IndexFunc(e.plan.NAT.Rules, func(r nat.PolicyRule) bool { return r.Matches(e.packet) })
+	if i < 0 {
+		e.say("No rule matches.")
+		if e.policy != nil && e.policy.Name != "default" {
+			e.differs("The compiled rules chose policy %s all the same.", e.policy.Name)
+		}
+		return
+	}
+	rule := e.plan.NAT.Rules[i]
+	e.out.Rule = &rule.Name
+	wanted := e.policyByMark(rule.Policy)
+	switch {
+	case wanted == nil:
+		e.say("Rule %q matches; its policy does not exist.", rule.Name)
+	case wanted.Bypass:
+		e.say("Rule %q matches: it leaves routing alone.", rule.Name)
+	case wanted.Implied:
+		e.say("Rule %q matches: it wants one uplink or nothing.", rule.Name)
+	default:
+		e.say("Rule %q matches: policy %s.", rule.Name, wanted.Name)
+	}
+	if mark != rule.Policy {
+		e.differs("The compiled rules gave it another mark, %#x.", mark)
+	}
+}
+
+// binds tells what becomes of answers to what comes in by an uplink.
+func (e *explainer) binds(u *plan.Uplink) {
+	leg := u.Leg(e.family())
+	e.out.Uplink, e.out.Interface, e.out.Table, e.out.Source = &u.Name, &u.Interface, &u.Table, &e.request.To
+	e.out.Gateway = addrOrNil(leg.Nexthop.Gateway)
+	e.out.Candidates = append(e.out.Candidates, api.MemberStatus{Uplink: u.Name, Weight: 1})
+	e.say("Answers leave by uplink %s, from the address that was asked.", u.Name)
+}
+
+// route asks the wanted state and the kernel for the way, and tells both.
+func (e *explainer) route(q routes.Query) (routes.Answer, error) {
+	answer, err := e.lookup(q)
+	if err != nil {
+		return routes.Answer{}, err
+	}
+	if answer.Kind == routes.Local {
+		e.say("It is for the router itself.")
+		return answer, nil
+	}
+	way := e.plan.Routes.Walk(q, e.main)
+	inbound := e.out.Uplink != nil
+	if !inbound {
+		e.candidates(way)
+	}
+	if !way.Agrees(answer) {
+		e.differs("The configuration wants it otherwise than the kernel does it: wanted is %s, the kernel says %s. Somebody else's rules or routes get in the way, or the agent has not mended them yet.",
+			e.wayText(way), e.answerText(answer))
+	}
+	switch {
+	case answer.Kind == routes.Unreachable:
+		e.say("It is answered with \"unreachable\".")
+	case answer.Kind == routes.Martian:
+		e.say("The kernel drops it: such a source cannot come in by %s.", e.in.Name)
+	case answer.Kind == routes.Blackholed:
+		e.say("It is dropped.")
+	case !inbound:
+		e.choice(way, answer)
+	}
+	return answer, nil
+}
+
+// candidates tells who may get it by the wanted routes.
+func (e *explainer) candidates(way routes.Way) {
+	if p := e.policyOf(way); p != nil && !p.Implied {
+		e.out.Policy = &p.Name
+	}
+	e.out.Candidates = e.out.Candidates[:0]
+	for _, hop := range way.Nexthops {
+		if u := e.uplinkOf(routes.Answer{Index: hop.Index, Gateway: hop.Gateway}); u != nil {
+			e.out.Candidates = append(e.out.Candidates, api.MemberStatus{Uplink: u.Name, Weight: hop.Weight})
+		}
+	}
+}
+
+// choice says why the kernel's answer is what it is.
+func (e *explainer) choice(way routes.Way, answer routes.Answer) {
+	e.out.Table = &answer.Table
+	u := e.uplinkOf(answer)
+	var names []string
+	for _, c := range e.out.Candidates {
+		names = append(names, fmt.Sprintf("%s (weight %d)", c.Uplink, c.Weight))
+	}
+	by := e.link(answer.Index)
+	if u != nil {
+		by = "uplink " + u.Name
+	}
+	switch {
+	case way.Table == routes.TableMain && e.policy != nil && e.policy.Bypass:
+		e.say("Table main leads it by %s.", by)
+	case way.Table == routes.TableMain:
+		e.say("Table main has a route that is no default: it goes by %s.", by)
+	case len(names) > 1:
+		e.say("%s: %s share the connections; addresses and ports decide: this one gets %s.", e.tableText(way.Table), strings.Join(names, " and "), by)
+	default:
+		e.say("%s leads by %s.", e.tableText(way.Table), by)
+	}
+}
+
+// leaves tells how the packet leaves.
+func (e *explainer) leaves(answer routes.Answer, source netip.Addr) {
+	link := e.link(answer.Index)
+	if !e.walk.Postrouting(link, answer.Gateway) {
+		e.say("It is dropped: it would leave with another uplink's address (%s).", last(e.walk.Trace()))
+		e.nowhere()
+		return
+	}
+	e.out.Interface, e.out.Gateway, e.out.Source = &link, addrOrNil(answer.Gateway), addrOrNil(source)
+	if u := e.uplinkOf(answer); u != nil {
+		e.out.Uplink = &u.Name
+	}
+	to, masquerade := e.walk.Source()
+	switch {
+	case masquerade:
+		to = e.masquerade(answer)
+		fallthrough
+	case to.IsValid():
+		e.out.Source = addrOrNil(to)
+		e.say("It leaves by %s with the source %s.", link, to)
+	default:
+		e.say("It leaves by %s with the source %s, as it is.", link, source)
+	}
+}
+
+// masquerade is the address that the kernel gives what leaves so: of the
+// interface's, the first in the gateway's subnet, else the first
+// (inet_select_addr, net/ipv4/devinet.c). IPv6 prefers what has most in common
+// with the destination (ipv6_dev_get_saddr, net/ipv6/addrconf.c), which is the
+// uplink's own.
+func (e *explainer) masquerade(answer routes.Answer) netip.Addr {
+	if u := e.uplinkOf(answer); u != nil && e.family() == routes.IPv6 && len(u.V6.Addresses) > 0 {
+		return u.V6.Addresses[0]
+	}
+	var first netip.Addr
+	for _, a := range e.facts.Addrs {
+		if a.Index != answer.Index || !a.Global || a.Secondary || routes.FamilyOf(a.Prefix.Addr()) != e.family() {
+			continue
+		}
+		if a.Prefix.Contains(answer.Gateway) {
+			return a.Prefix.Addr()
+		}
+		if !first.IsValid() {
+			first = a.Prefix.Addr()
+		}
+	}
+	return first
+}
+
+// nowhere takes back what was said of leaving.
+func (e *explainer) nowhere() {
+	e.out.Uplink, e.out.Interface, e.out.Gateway, e.out.Source, e.out.Table = nil, nil, nil, nil, nil
+	e.out.Candidates = e.out.Candidates[:0]
+}
+
+func (e *explainer) differs(format string, args ...any) {
+	e.out.Agrees = false
+	e.say(format, args...)
+}
+
+func (e *explainer) link(index int) string {
+	for _, l := range e.facts.Links {
+		if l.Index == index {
+			return l.Name
+		}
+	}
+	return fmt.Sprintf("interface %d", index)
+}
+
+// uplinkOf returns the uplink that is reached so, or nil.
+func (e *explainer) uplinkOf(a routes.Answer) *plan.Uplink {
+	for i := range e.plan.Uplinks {
+		u := &e.plan.Uplinks[i]
+		for _, hop := range []routes.Nexthop{u.V4.Nexthop, u.V6.Nexthop} {
+			if hop.Index != 0 && hop.Index == a.Index && (hop.Gateway == a.Gateway || !hop.Gateway.IsValid()) {
+				return u
+			}
+		}
+	}
+	return nil
+}
+
+// uplinkWith returns the uplink that has the address, or nil.
+func (e *explainer) uplinkWith(a netip.Addr) *plan.Uplink {
+	for i := range e.plan.Uplinks {
+		u := &e.plan.Uplinks[i]
+		if slices.Contains(u.Leg(routes.FamilyOf(a)).Addresses, a) {
+			return u
+		}
+	}
+	return nil
+}
+
+func (e *explainer) uplinkByMark(mark uint32) *plan.Uplink {
+	for i := range e.plan.Uplinks {
+		if u := &e.plan.Uplinks[i]; mark != 0 && u.Mark == mark {
+			return u
+		}
+	}
+	return nil
+}
+
+func (e *explainer) policyByMark(mark uint32) *plan.Policy {
+	for i := range e.plan.Policies {
+		if p := &e.plan.Policies[i]; mark != 0 && p.Mark == mark {
+			return p
+		}
+	}
+	return nil
+}
+
+// policyOf returns the policy whose table has the way, or nil.
+func (e *explainer) policyOf(way routes.Way) *plan.Policy {
+	for i := range e.plan.Policies {
+		if p := &e.plan.Policies[i]; way.Table != routes.TableMain && p.Table == way.Table {
+			return p
+		}
+	}
+	return nil
+}
+
+func (e *explainer) tableText(table int) string {
+	for _, p := range e.plan.Policies {
+		if p.Table == table && !p.Implied {
+			return fmt.Sprintf("Policy %s (table %d)", p.Name, table)
+		}
+	}
+	for _, u := range e.plan.Uplinks {
+		if u.Table == table {
+			return fmt.Sprintf("The table of uplink %s (%d)", u.Name, table)
+		}
+	}
+	return fmt.Sprintf("Table %d", table)
+}
+
+func (e *explainer) wayText(w routes.Way) string {
+	var hops []string
+	for _, h := range w.Nexthops {
+		hops = append(hops, h.String())
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s by table %d %s", w.Kind, w.Table, strings.Join(hops, " or ")))
+}
+
+func (e *explainer) answerText(a routes.Answer) string {
+	if a.Kind != routes.Unicast {
+		return string(a.Kind)
+	}
+	return fmt.Sprintf("%s by table %d %s", a.Kind, a.Table, routes.Nexthop{Gateway: a.Gateway, Interface: e.link(a.Index)})
+}
+
+func last(trace []string) string {
+	if len(trace) == 0 {
+		return "by no rule"
+	}
+	return trace[len(trace)-1]
+}
+
+// unexplained is an error about the question.
+func unexplained(format string, args ...any) error {
+	return &api.Error{Code: http.StatusBadRequest, Text: fmt.Sprintf(format, args...)}
+}
