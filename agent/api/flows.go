@@ -140,13 +140,16 @@ func (c *Client) Flows(ctx context.Context, uplink string, each func(Flow) error
 		}
 		return nil
 	})
+	var answer *Error
 	switch {
 	case failure != nil:
 		return failure
-	case err != nil && n > 0:
-		return fmt.Errorf("the list is cut off after %d connections (it has to be read within a minute: write it to a file first): %w", n, err)
+	case err == nil || n == 0:
+		return err
+	case errors.As(err, &answer):
+		return fmt.Errorf("the list is cut off after %d connections: %w", n, err)
 	}
-	return err
+	return fmt.Errorf("the list is cut off after %d connections (it has to be read within a minute: write it to a file first): %w", n, err)
 }
 
 // A stream is a result that is sent line by line: a JSON value for each call of emit.

@@ -127,6 +127,9 @@ func TestFlowsFail(t *testing.T) {
 		if !errors.As(err, &e) || e.Text != "the kernel said no" || got != n && got != 0 {
 			t.Errorf("%d flows: %v after %d", n, err, got)
 		}
+		if cut := strings.HasPrefix(err.Error(), "the list is cut off after 1000 connections: "); cut != (n == 1000) {
+			t.Errorf("%d flows: %v", n, err)
+		}
 	}
 }
 
@@ -196,6 +199,27 @@ func TestFlowsToSleeper(t *testing.T) {
 	}
 	if got, err := io.ReadAll(c); err == nil && strings.HasSuffix(string(got), "\r\n0\r\n\r\n") && !strings.Contains(string(got), `{"error":`) {
 		t.Error("it looks like the end of the list")
+	}
+}
+
+// TestFlowsToSlowReader: a reader that takes too long is told that its list is not whole.
+func TestFlowsToSlowReader(t *testing.T) {
+	t.Parallel()
+	over := make(chan struct{})
+	h := &flowsHandler{flows: func(_ context.Context, _ string, each func(Flow) error) error {
+		defer close(over)
+		return send(1<<30, each)
+	}}
+	ts := startServer(t, h, func(s *Server) { s.limits.write = 100 * time.Millisecond })
+	got := 0
+	err := ts.client("root").Flows(t.Context(), "", func(Flow) error {
+		if got++; got == 1 {
+			<-over
+		}
+		return nil
+	})
+	if err == nil || got < 10 || !strings.Contains(err.Error(), fmt.Sprintf("cut off after %d connections", got)) {
+		t.Errorf("after %d flows: %v", got, err)
 	}
 }
 
