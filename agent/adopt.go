@@ -35,7 +35,7 @@ func (d *daemon) adopt(p plan.Plan) error {
 	var end []conntrack.Entry
 	err = d.tracker.Each(conntrack.Filter{}, func(e conntrack.Entry) error {
 		mark, ok := owners[e.Reply.Dst] // it went out with this source
-		if !ok {
+		if !ok && !around(e, inside) {
 			mark, ok = owners[e.Orig.Dst] // it came in to this address
 		}
 		switch {

@@ -250,6 +250,7 @@ func (d *daemon) end(leaving []nat.Uplink, p plan.Plan) error {
 		}
 		errs = append(errs, d.tracker.DeleteByMark(e.Mark, p.NAT.Mask, uint8(e.Family)))
 	}
+	errs = append(errs, d.endForwards(d.settled, p))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -36,12 +36,12 @@ func (f PortForward) Equal(o PortForward) bool {
 }
 
 // Leads reports whether the forward leads a source's packets to a port of an
-// uplink's address to a server. The uplink is the ID of the one that they come
-// in by; 0: they are a client's.
-func (f PortForward) Leads(protocol uint8, source netip.Addr, port uint16, uplink int, to netip.AddrPort) bool {
+// uplink's address to a server: those that come in by it or, with client, from
+// the LAN.
+func (f PortForward) Leads(protocol uint8, source netip.Addr, port uint16, uplink int, client bool, to netip.AddrPort) bool {
 	return f.Protocol == protocol && f.Port <= port && port <= f.last() && f.target(port) == to &&
 		(len(f.Sources) == 0 || slices.ContainsFunc(f.Sources, func(p netip.Prefix) bool { return p.Contains(source) })) &&
-		(uplink == 0 && f.Hairpin || uplink != 0 && (len(f.Uplinks) == 0 || slices.Contains(f.Uplinks, uplink)))
+		(len(f.Uplinks) == 0 || slices.Contains(f.Uplinks, uplink)) && (f.Hairpin || !client)
 }
 
 // portForwards changes the destination of connections to one of the router's

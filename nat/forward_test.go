@@ -131,28 +131,24 @@ func TestForwardOverlap(t *testing.T) {
 func TestForwardLeads(t *testing.T) {
 	s := changed(separate(), forwardsOfAllKinds)
 	r := Compile(s)
-	for _, from := range addrs("203.0.113.1", "198.51.101.0", "192.168.0.77", "2001:db8::1", "2001:db9::1") {
-		for _, uplink := range []int{0, 1, 2} {
-			if client := strings.HasPrefix(from.String(), "192"); client != (uplink == 0) {
-				continue
-			}
+	for _, from := range addrs("203.0.113.1", "198.51.101.0", "192.168.0.77", "2001:db8::1", "2001:db9::1", "fd00:1::77") {
+		for _, uplink := range []int{1, 2} {
 			for _, proto := range []uint8{6, 17} {
 				for _, port := range []uint16{22, 80, 443, 444, 445, 446, 8000, 8005, 8010, 8011, 9999, 10000, 20000, 20001, 30000, 65535} {
-					public := s.Uplinks[max(uplink-1, 0)].Public[index(from.Is6())]
-					p := packet{in: []string{"eth0", "eth1", "eth2"}[uplink], src: from, dst: public, proto: proto, dport: port, toUs: true, conn: fresh()}
+					client := strings.HasPrefix(from.String(), "192") || strings.HasPrefix(from.String(), "fd00")
+					p := packet{in: fmt.Sprintf("eth%d", uplink), src: from, dst: s.Uplinks[uplink-1].Public[index(from.Is6())], proto: proto, dport: port, toUs: true, conn: fresh()}
+					if client {
+						p.in = "eth0"
+					}
 					(&walker{rules: r}).received(&p)
-					leads := false
+					var leads netip.AddrPort
 					for _, f := range s.Forwards {
-						leads = leads || p.conn.dnat.IsValid() && f.Leads(proto, from, port, uplink, p.conn.dnat)
-						for _, to := range []netip.AddrPort{f.To, netip.AddrPortFrom(f.To.Addr(), port)} {
-							// A client's way says by itself which uplink it means.
-							if f.To.Addr().Is6() == from.Is6() && (uplink > 0 || len(f.Uplinks) == 0) && f.Leads(proto, from, port, uplink, to) && p.conn.dnat != to {
-								t.Errorf("%v to port %d/%d by %d: leads to %v, the rules to %v", from, port, proto, uplink, to, p.conn.dnat)
-							}
+						if to := f.target(port); to.Addr().Is6() == from.Is6() && f.Leads(proto, from, port, uplink, client, to) {
+							leads = to
 						}
 					}
-					if leads != p.conn.dnat.IsValid() {
-						t.Errorf("%v to port %d/%d by %d: the rules lead to %v, no forward does", from, port, proto, uplink, p.conn.dnat)
+					if leads != p.conn.dnat {
+						t.Errorf("%v to port %d/%d of uplink %d: leads to %v, the rules to %v", from, port, proto, uplink, leads, p.conn.dnat)
 					}
 				}
 			}

@@ -72,11 +72,6 @@ forward-ranges:21: port_forward[4].port: port forward "one" at forward-ranges:6 
 forward-sources:10: port_forward[1].sources: "2001:db8::/32" is IPv6, and the server IPv4: no such client can reach it, remove this one
 forward-sources:11: port_forward[1].sources: "2001:db8::7" is IPv6, and the server IPv4: no such client can reach it, remove this one
 forward-sources:18: port_forward[2].sources: "0.0.0.0/0" is IPv4, and the server IPv6: no such client can reach it, remove this one`},
-	{"forward-unsupported", `
-forward-unsupported:6: port_forward[1].port: not supported yet: forwarding a range of ports comes in a later version; write one port
-forward-unsupported:7: port_forward[1].to: not supported yet: forwarding to a range of ports comes in a later version; write one port
-forward-unsupported:8: port_forward[1].sources: not supported yet: limiting a port forward to some clients comes in a later version; write [] or remove this key
-forward-unsupported:9: port_forward[1].hairpin: not supported yet: reaching port forwards from the LAN comes in a later version; write false or remove this key`},
 	{"forward-values", `
 forward-values:4: port_forward[1].name: "a b" cannot be a name: write letters, digits, - and _, and begin with a letter or digit
 forward-values:5: port_forward[1].protocol: "sctp" is unknown: write "tcp" or "udp"
@@ -358,7 +353,6 @@ unknown-uplink:6: policy.default.weights.lte: no uplink is called "lte": known a
 unknown-uplink:12: port_forward[1].uplinks: no uplink is called "Cable": did you mean "cable"?`},
 	{"uplink-unsupported", `
 uplink-unsupported:3: uplink.dsl.bandwidth: not supported yet: balancing by bandwidth comes in a later version; remove this key
-uplink-unsupported:4: uplink.dsl.mtu: not supported yet: setting the MTU comes in a later version; write 0 or remove this key
 uplink-unsupported:5: uplink.dsl.ipv6: not supported yet: IPv6 prefix translation comes in a later version; write "masquerade", "routed" or "off"`},
 	{"wrong-shape", `
 wrong-shape:1: rule: is the number 3, wants a list of tables: write [[rule]] with double brackets

@@ -1,9 +1,6 @@
 package config
 
-import (
-	"net/netip"
-	"strings"
-)
+import "strings"
 
 // gap is a part of the contract that has no behaviour yet. To give a key its
 // behaviour, delete its row.
@@ -23,16 +20,10 @@ var unsupported = []gap{
 
 	{"uplink.*.bandwidth", true, nil, "balancing by bandwidth comes", removeKey},
 	{"uplink.*.ipv6", false, not("prefix"), "IPv6 prefix translation comes", `write "masquerade", "routed" or "off"`},
-	{"uplink.*.mtu", false, is(0), "setting the MTU comes", "write 0 or remove this key"},
 
 	{"policy.*.balance", false, is("weight"), "other ways to balance come", `write "weight" or remove this key`},
 	{"policy.*.sticky", false, is("connection"), "keeping a client on one uplink comes", `write "connection" or remove this key`},
 	{"policy.*.sticky_timeout", false, nil, "keeping a client on one uplink comes", removeKey},
-
-	{"port_forward.[].port", false, singlePort, "forwarding a range of ports comes", "write one port"},
-	{"port_forward.[].to", false, singlePort, "forwarding to a range of ports comes", "write one port"},
-	{"port_forward.[].sources", false, emptyList, "limiting a port forward to some clients comes", "write [] or remove this key"},
-	{"port_forward.[].hairpin", false, is(false), "reaching port forwards from the LAN comes", "write false or remove this key"},
 
 	{"hooks.on_change", false, emptyList, "hooks come", "write [] or remove this key"},
 	{"hooks.hook_timeout", false, nil, "hooks come", removeKey},
@@ -44,23 +35,8 @@ func is[T comparable](v T) func(any) bool  { return func(val any) bool { return 
 func not[T comparable](v T) func(any) bool { return func(val any) bool { return val != any(v) } }
 
 func emptyList(val any) bool {
-	switch v := val.(type) {
-	case []string:
-		return len(v) == 0
-	case []netip.Prefix:
-		return len(v) == 0
-	}
-	return false
-}
-
-func singlePort(val any) bool {
-	switch v := val.(type) {
-	case PortRange:
-		return v.Lo == v.Hi
-	case endpoint:
-		return v.ports.Lo == v.ports.Hi
-	}
-	return false
+	v, ok := val.([]string)
+	return ok && len(v) == 0
 }
 
 // problem says that the gap is one.

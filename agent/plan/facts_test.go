@@ -16,7 +16,7 @@ import (
 
 // parseFacts reads facts from a text of these lines, in the kernel's order:
 //
-//	link NAME INDEX [down] [nocarrier] [ptp]
+//	link NAME INDEX [down] [nocarrier] [ptp] [mtu BYTES]
 //	addr NAME PREFIX [peer PREFIX] [secondary] [tentative] [scope-link]
 //	default NAME [via ADDRESS] [onlink] [metric N] [-6]
 //	neighbour NAME ADDRESS MAC|failed
@@ -73,6 +73,9 @@ func parseFact(f *routes.Facts, kind string, w []string) (err error) {
 	case "link":
 		l := routes.Link{Up: !flag("down"), PointToPoint: flag("ptp"), MTU: 1500}
 		l.Carrier = !flag("nocarrier") && l.Up
+		if n := option("mtu"); n != "" {
+			l.MTU = number(n)
+		}
 		l.Name, l.Index = w[0], number(w[1])
 		f.Links = append(f.Links, l)
 		w = w[2:]

@@ -61,13 +61,8 @@ func (m *maker) nat() {
 	for _, p := range m.Policies {
 		s.Policies = append(s.Policies, nat.Policy{Name: p.Name, ID: p.ID, Mark: p.Mark, Bypass: p.Bypass})
 	}
-	for _, p := range m.Config.PortForwards {
-		f := nat.PortForward{Protocol: p.Protocol, Port: p.Ports.Lo, To: netip.AddrPortFrom(p.To, p.ToPorts.Lo)}
-		for _, name := range p.Uplinks {
-			f.Uplinks = append(f.Uplinks, m.IDs.Uplinks[name])
-		}
-		s.Forwards = append(s.Forwards, f)
-	}
+	m.forwards()
+	m.mtus()
 }
 
 // clientNetworks are the subnets of clients on an interface that uplinks use
