@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"multiroute/agent/api"
 	"multiroute/agent/plan"
 	"multiroute/nat"
@@ -55,6 +57,7 @@ type explainer struct {
 	walk    *nat.Walk
 	packet  nat.Packet
 	policy  *plan.Policy // that routing looks at; nil: none
+	unsure  bool         // several may get it, and the kernel does not tell which one
 }
 
 func (e *explainer) explain(r api.ExplainRequest) (api.Explanation, error) {
@@ -130,13 +133,20 @@ func (e *explainer) sent() error {
 	e.say("The router itself sends it.")
 	q := routes.Query{From: e.request.From, To: e.request.To, Protocol: e.request.Protocol, SourcePort: e.request.FromPort, DestPort: e.request.ToPort}
 	first := len(e.out.Why)
+	if !q.From.IsValid() {
+		// The kernel looks for a way to choose the source, and again when it has
+		// one (ip_route_connect, net/route.h).
+		answer, err := e.lookup(q)
+		if err != nil {
+			return err
+		}
+		q.From = answer.Source
+	}
 	answer, err := e.route(q)
 	if err != nil || answer.Kind != routes.Unicast {
 		return err
 	}
-	if !e.packet.Source.IsValid() {
-		e.packet.Source = answer.Source
-	}
+	e.packet.Source = q.From
 	e.packet.Out, e.packet.Nexthop = e.link(answer.Index), answer.Gateway
 	e.walk = e.rules.Walk(e.packet)
 	if !e.walk.Output() {
@@ -259,6 +269,7 @@ func (e *explainer) route(q routes.Query) (routes.Answer, error) {
 	inbound := e.out.Uplink != nil
 	if !inbound {
 		e.candidates(way)
+		e.unsure = len(e.out.Candidates) > 1 && !e.decisive(q)
 	}
 	if !way.Agrees(answer) {
 		e.differs("The configuration wants it otherwise than the kernel does it: wanted is %s, the kernel says %s. Somebody else's rules or routes get in the way, or the agent has not mended them yet.",
@@ -277,8 +288,23 @@ func (e *explainer) route(q routes.Query) (routes.Answer, error) {
 	return answer, nil
 }
 
+// decisive reports whether the kernel's answer to a question is by the same hash
+// as the packet's own way. Over IPv6 and with a mark on the router's own packet it
+// is not: RTM_GETROUTE hashes no packet there (rt6_multipath_custom_hash_fl6,
+// net/ipv6/route.c), or not without a protocol (inet_rtm_getroute,
+// net/ipv4/route.c). Nor is it where the network card has hashed the packet
+// (fib_multipath_hash, net/ipv4/route.c), which nobody can know beforehand.
+func (e *explainer) decisive(q routes.Query) bool {
+	if q.To.Is6() || q.In != 0 {
+		return q.To.Is4()
+	}
+	// An unconnected UDP socket has no source yet when its packet is routed.
+	return q.Mark == 0 && (q.Protocol == unix.IPPROTO_TCP || q.Protocol == unix.IPPROTO_UDP && e.request.From.IsValid())
+}
+
 // candidates tells who may get it by the wanted routes.
 func (e *explainer) candidates(way routes.Way) {
+	e.out.Policy, e.out.Table = nil, nil
 	if p := e.policyOf(way); p != nil && !p.Implied {
 		e.out.Policy = &p.Name
 	}
@@ -307,6 +333,8 @@ func (e *explainer) choice(way routes.Way, answer routes.Answer) {
 		e.say("Table main leads it by %s.", by)
 	case way.Table == routes.TableMain:
 		e.say("Table main has a route that is no default: it goes by %s.", by)
+	case e.unsure:
+		e.say("%s: %s share the connections; the kernel does not tell beforehand which one this gets.", e.tableText(way.Table), strings.Join(names, " and "))
 	case len(names) > 1:
 		e.say("%s: %s share the connections; addresses and ports decide: this one gets %s.", e.tableText(way.Table), strings.Join(names, " and "), by)
 	default:
@@ -320,6 +348,9 @@ func (e *explainer) leaves(answer routes.Answer, source netip.Addr) {
 	if !e.walk.Postrouting(link, answer.Gateway) {
 		e.say("It is dropped: it would leave with another uplink's address (%s).", last(e.walk.Trace()))
 		e.nowhere()
+		return
+	}
+	if e.unsure {
 		return
 	}
 	e.out.Interface, e.out.Gateway, e.out.Source = &link, addrOrNil(answer.Gateway), addrOrNil(source)

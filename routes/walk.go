@@ -8,7 +8,7 @@ import (
 
 // Way is what a Spec wants done with a packet.
 type Way struct {
-	Kind     Kind
+	Kind     Kind      // empty: table main decides, with its defaults
 	Table    int       // where the route is; 0: there is none
 	Nexthops []Nexthop // those that it may go to; none where table main decides
 }
@@ -36,7 +36,7 @@ func (s Spec) Walk(q Query, main []netip.Prefix) Way {
 				return Way{Kind: Unicast, Table: TableMain}
 			}
 			if !r.SuppressDefault {
-				return Way{Kind: Unicast, Table: TableMain}
+				return Way{Table: TableMain}
 			}
 			continue
 		}
@@ -44,7 +44,7 @@ func (s Spec) Walk(q Query, main []netip.Prefix) Way {
 			return way
 		}
 	}
-	return Way{Kind: Unicast, Table: TableMain} // the kernel's own rule
+	return Way{Table: TableMain} // the kernel's own rule
 }
 
 func (r Rule) matches(q Query) bool {
@@ -77,13 +77,14 @@ func (s Spec) lookup(table int, to netip.Addr) (Way, bool) {
 
 // Agrees reports whether the kernel's answer is one that the way allows.
 func (w Way) Agrees(a Answer) bool {
-	if a.Kind != w.Kind {
+	switch {
+	case w.Kind == "" && a.Kind != Unicast:
+		return true
+	case w.Kind != "" && a.Kind != w.Kind:
 		return false
-	}
-	if w.Kind != Unicast {
+	case a.Kind != Unicast:
 		return true // the kernel tells no table of what it refuses
-	}
-	if a.Table != w.Table {
+	case a.Table != w.Table:
 		return false
 	}
 	return w.Table == TableMain || slices.ContainsFunc(w.Nexthops, func(h Nexthop) bool { return h.Index == a.Index && h.Gateway == a.Gateway })

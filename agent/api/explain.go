@@ -41,7 +41,8 @@ type Explanation struct {
 
 	// Uplink is the one that this very packet gets, by the kernel's own answer; for what
 	// comes in, the one that it came by and that answers leave by. It is nil if the packet
-	// leaves by none.
+	// leaves by none, and where the kernel does not tell which of several candidates it is;
+	// then so are Interface, Gateway and Source.
 	Uplink *string `json:"uplink"`
 
 	// Interface and Gateway are by which, and to whom, the packet leaves.

@@ -20,9 +20,10 @@ import (
 
 // witness sees every packet that reaches the internet, of whatever protocol.
 type witness struct {
-	t    *testing.T
-	file *os.File
-	wait sync.WaitGroup
+	t        *testing.T
+	file     *os.File
+	wait     sync.WaitGroup
+	patience time.Duration // after which a packet counts as lost
 
 	mu   sync.Mutex
 	seen map[destination]arrival // the first since forget
@@ -44,7 +45,7 @@ type arrival struct {
 // watchInternet begins to look.
 func watchInternet(t *testing.T, internet *lab.NS) *witness {
 	t.Helper()
-	w := &witness{t: t, seen: map[destination]arrival{}}
+	w := &witness{t: t, patience: time.Second, seen: map[destination]arrival{}}
 	must(t, internet.Do(func() error {
 		all := uint16(unix.ETH_P_ALL)<<8 | unix.ETH_P_ALL>>8 // in network order
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(all))
@@ -160,7 +161,7 @@ const (
 )
 
 // send sends a packet and says what became of it: the address with which it
-// reached the internet, or refused, or lost after a second.
+// reached the internet, or refused, or lost.
 func (w *witness) send(p packet) (arrival, string) {
 	w.t.Helper()
 	to := p.destination()
@@ -175,7 +176,7 @@ func (w *witness) send(p packet) (arrival, string) {
 	defer file.Close()
 	raw, err := file.SyscallConn()
 	must(w.t, err)
-	for end := time.Now().Add(time.Second); ; time.Sleep(200 * time.Microsecond) { // a condition with a deadline
+	for end := time.Now().Add(w.patience); ; time.Sleep(200 * time.Microsecond) { // a condition with a deadline
 		if a, ok := w.find(to); ok {
 			return a, ""
 		}
@@ -270,12 +271,11 @@ func (p packet) openHere() (*os.File, error) {
 	if !ports {
 		port = 0
 	}
-	if err = unix.Connect(fd, sockaddr(netip.AddrPortFrom(p.to, port))); err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		return file, err
+	to := sockaddr(netip.AddrPortFrom(p.to, port))
+	if kind != unix.SOCK_STREAM { // not connected: then the kernel puts no hash of the socket on the packet
+		return file, unix.Sendto(fd, p.payload(), 0, to)
 	}
-	if kind != unix.SOCK_STREAM {
-		_, err = unix.Write(fd, p.payload())
-	} else {
+	if err = unix.Connect(fd, to); errors.Is(err, unix.EINPROGRESS) {
 		err = nil
 	}
 	return file, err

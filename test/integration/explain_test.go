@@ -1,0 +1,314 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"multiroute/agent/api"
+	"multiroute/test/lab"
+)
+
+// explained is how many random configurations TestExplain tries, with 20
+// packets each.
+var explained = flag.Int("explain", 50, "random configurations of TestExplain")
+
+// TestExplain: random packets through random rules and policies land where
+// "agent explain" said.
+func TestExplain(t *testing.T) {
+	for i, r := range ruleHouses {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			n := max(1, *explained/len(ruleHouses))
+			ctx := deadline(t, time.Minute+time.Duration(n)*3*time.Second)
+			h := newRuleHouse(t, r.topology, r.options)
+			// Labels have a part in the choice; nobody knows them before.
+			for _, ns := range []*lab.NS{h.Clients[0], h.Clients[1], h.other, h.Topology.Router} {
+				must(t, ns.Sysctl("net/ipv6/auto_flowlabels", "0"))
+			}
+			random := rand.New(rand.NewPCG(7, uint64(i)))
+			h.start(ctx, h.text())
+			users := h.isUser(uid)
+			outcomes := map[string]int{}
+			for range n {
+				text := h.text(h.randomPolicies(random))
+				if err := h.Reconfigure(ctx, text); err != nil {
+					t.Fatalf("%v\n%s", err, text)
+				}
+				out := ""
+				if random.IntN(3) == 0 {
+					out = h.name(random.IntN(3))
+					must(t, h.setUplink("disable", out))
+				}
+				for range 20 {
+					p := h.randomPacket(random, users)
+					e := h.explain(ctx, p)
+					h.patience = time.Second
+					if e.Table == nil {
+						h.patience = 100 * time.Millisecond
+					}
+					a, failed := h.send(p)
+					outcomes[kindOf(e)]++
+					if !h.landed(p, e, a, failed) {
+						t.Errorf("%s: went %s %s, explained as %q\n%s\nout: %s", p, a.from, failed, e.Why, text, out)
+					}
+				}
+				if out != "" {
+					must(t, h.setUplink("enable", out))
+				}
+				if t.Failed() {
+					return
+				}
+			}
+			t.Logf("packets: %v", outcomes)
+			if outcomes[refused] == 0 || len(outcomes) < 4 {
+				t.Error("the packets are all alike")
+			}
+		})
+	}
+}
+
+func (h *ruleHouse) setUplink(verb, name string) error {
+	out, errOut, code, err := h.Command("uplink", verb, name)
+	if err != nil || code != 0 {
+		return fmt.Errorf("agent uplink %s %s: exit %d: %w: %s%s", verb, name, code, err, out, errOut)
+	}
+	return nil
+}
+
+// request asks about a packet.
+func (h *ruleHouse) request(p packet) api.ExplainRequest {
+	return api.ExplainRequest{From: p.from, To: p.to, Protocol: p.proto, FromPort: p.sport, ToPort: p.dport, DSCP: p.dscp, UID: uint32(p.uid)}
+}
+
+// explain asks the agent about a packet. The kernel agrees.
+func (h *ruleHouse) explain(ctx context.Context, p packet) api.Explanation {
+	h.t.Helper()
+	e, err := api.Dial(h.Socket()).Explain(ctx, h.request(p))
+	if err != nil {
+		h.t.Fatalf("%s: %v", p, err)
+	}
+	if !e.Agrees {
+		h.t.Errorf("%s: the kernel does not agree: %q", p, e.Why)
+	}
+	return e
+}
+
+// landed reports whether a packet went where it was said to go.
+func (h *ruleHouse) landed(p packet, e api.Explanation, a arrival, failed string) bool {
+	if e.Table == nil { // not everybody is told, see TestRuleUplinkOnly
+		return failed != ""
+	}
+	// A client's TCP puts a hash of its own on its packets, which stays on them
+	// within one computer and decides instead of addresses and ports
+	// (skb_set_hash_from_sk).
+	hashed := p.proto == unix.IPPROTO_TCP && p.ns != h.Topology.Router && len(e.Candidates) > 1
+	if e.Source != nil && !hashed {
+		return failed == "" && a.from == *e.Source
+	}
+	return failed == "" && len(e.Candidates) > 1 && slices.ContainsFunc(h.Uplinks, func(u *lab.Uplink) bool {
+		return addressOf(u, p.to.Is6()) == a.from && slices.ContainsFunc(e.Candidates, func(m api.MemberStatus) bool { return m.Uplink == u.Name })
+	})
+}
+
+// kindOf sums an explanation up.
+func kindOf(e api.Explanation) string {
+	if e.Table == nil {
+		return refused
+	}
+	rule, policy := "no rule", "one uplink"
+	if e.Rule != nil {
+		rule = "a rule"
+	}
+	if e.Policy != nil {
+		policy = "policy " + *e.Policy
+	}
+	sure := ""
+	if e.Uplink == nil {
+		sure = ", any of them"
+	}
+	return fmt.Sprintf("%s, %s, of %d%s", rule, policy, len(e.Candidates), sure)
+}
+
+// randomPolicies are policies and rules about the house's people.
+func (h *ruleHouse) randomPolicies(r *rand.Rand) string {
+	var b strings.Builder
+	pick := func(all ...string) string { return all[r.IntN(len(all))] }
+	uplinks := func() string {
+		names := []string{h.name(0), h.name(1), h.name(2)}
+		r.Shuffle(3, func(i, j int) { names[i], names[j] = names[j], names[i] })
+		names = names[:1+r.IntN(3)]
+		var tiers []string
+		for len(names) > 0 {
+			n := 1 + r.IntN(len(names))
+			tiers = append(tiers, `["`+strings.Join(names[:n], `", "`)+`"]`)
+			names = names[n:]
+		}
+		return "tiers = [" + strings.Join(tiers, ", ") + "]\n"
+	}
+	weights := func() string {
+		return fmt.Sprintf("weights = { %s = %d, %s = %d }\n", h.name(0), 1+r.IntN(4), h.name(1), 1+r.IntN(4))
+	}
+	b.WriteString("\n[policy.default]\n")
+	if r.IntN(2) == 0 {
+		b.WriteString(weights())
+	}
+	for _, name := range []string{"a", "b"} {
+		fmt.Fprintf(&b, "[policy.%s]\n%s", name, uplinks())
+		if r.IntN(2) == 0 {
+			b.WriteString("fallback = \"default\"\n")
+		}
+	}
+	for range r.IntN(8) {
+		b.WriteString("[[rule]]\n")
+		local := r.IntN(4) == 0
+		if local {
+			b.WriteString("local = true\n")
+		}
+		for _, key := range []string{
+			"from = [" + pick(`"192.168.0.10"`, `"192.168.0.0/24", "fd00:1::/64"`, `"192.168.0.12/31", "fd00:1::c"`, `"fd00:7::/64", "192.168.7.0/24"`) + "]",
+			"to = [" + pick(`"198.51.100.0/25"`, `"198.51.100.1", "2001:db8:ffff::1"`, `"2001:db8:ffff::/120", "198.51.100.200"`) + "]",
+			"interfaces = [" + fmt.Sprintf("%q", pick(h.LAN, h.gained)) + "]",
+			"dscp = [" + pick(`"ef"`, `"ef", "cs1"`) + "]",
+			"source_ports = [" + pick(`"20000-40000"`, `"1024-30000"`) + "]",
+			"ports = [" + pick(`443`, `"1-100"`, `"80-500", 22`) + "]",
+		} {
+			kind := key[:strings.Index(key, " ")]
+			if r.IntN(4) == 0 && !(local && slices.Contains([]string{"from", "interfaces"}, kind)) {
+				b.WriteString(key + "\n")
+			}
+		}
+		if local && r.IntN(2) == 0 {
+			fmt.Fprintf(&b, "uid = [%d]\n", uid)
+		}
+		b.WriteString(pick(`policy = "a"`, `policy = "b"`, `policy = "default"`, fmt.Sprintf("uplink = %q", h.name(r.IntN(3))), `action = "bypass"`) + "\n")
+	}
+	return b.String()
+}
+
+// randomPacket is a packet that somebody in the house sends to the internet.
+func (h *ruleHouse) randomPacket(r *rand.Rand, users bool) packet {
+	x := try{address: r.IntN(4), other: r.IntN(4) == 0, router: r.IntN(5) == 0, host: []byte{0, 1, 100, 200}[r.IntN(4)], sport: uint16(1024 + r.IntN(60000)),
+		dport: []uint16{22, 80, 443, 444}[r.IntN(4)], proto: []uint8{unix.IPPROTO_TCP, udp, icmp}[r.IntN(3)], dscp: []uint8{0, 0, 8, 46}[r.IntN(4)], only: []int{4, 6}[r.IntN(2)]}
+	if x.router && users && r.IntN(2) == 0 {
+		x.uid = uid
+	}
+	return h.packets(x)[0]
+}
+
+// TestExplainPackets: single packets, and what is said of them.
+func TestExplainPackets(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newRuleHouse(t, lab.NewRouter, lab.Options{Uplinks: 3, Clients: 2, ClientAddresses: 2})
+	h.start(ctx, h.text(h.first(), fmt.Sprintf(`
+[policy.both]
+tiers = [[%[1]q, %[2]q]]
+weights = { %[2]s = 3 }
+[[rule]]
+name = "web"
+from = ["192.168.0.10", "fd00:1::a"]
+ports = [443]
+policy = "both"
+[[rule]]
+name = "only"
+from = ["192.168.0.11", "fd00:1::b"]
+uplink = %[3]q
+[[rule]]
+name = "past"
+from = ["192.168.0.12", "fd00:1::c"]
+action = "bypass"
+[[rule]]
+name = "own"
+local = true
+uid = [1000]
+uplink = %[2]q
+[[port_forward]]
+name = "server"
+protocol = "tcp"
+port = 8000
+to = "192.168.0.10:80"
+`, h.name(0), h.name(1), h.name(2))))
+	one, two, three := h.name(0), h.name(1), h.name(2)
+	for _, c := range []struct {
+		args                         []string
+		rule, policy, uplink, source string // "": null
+		candidates                   int
+		why                          string // one sentence of it
+	}{
+		{[]string{"192.168.0.10", "198.51.100.1:443"}, "web", "both", "?", "?", 2, `Rule "web" matches: policy both.`},
+		{[]string{"fd00:1::a", "[2001:db8:ffff::1]:443"}, "web", "both", "", "", 2, `Rule "web" matches: policy both.`},
+		{[]string{"192.168.0.10", "198.51.100.1:444"}, "", "default", one, h.Uplinks[0].Address.Addr().String(), 1, "No rule matches."},
+		{[]string{"192.168.0.11:5000", "198.51.100.1", "--protocol", "icmp"}, "only", "", three, h.Uplinks[2].Address.Addr().String(), 1, `Rule "only" matches: it wants one uplink or nothing.`},
+		{[]string{"192.168.0.12", "198.51.100.1"}, "past", "", "", "", 0, `It is answered with "unreachable".`},
+		{[]string{"192.168.0.10", "192.168.7.9"}, "", "", "", "192.168.0.10", 0, "Table main has a route that is no default: it goes by eth9."},
+		{[]string{"192.168.0.10", "192.168.0.1"}, "", "", "", "", 0, "It is for the router itself."},
+		{[]string{"local", "198.51.100.1"}, "", "default", one, h.Uplinks[0].Address.Addr().String(), 1, "The router itself sends it."},
+		{[]string{"local", "198.51.100.1:80", "--uid", "1000"}, "own", "", two, h.Uplinks[1].Address.Addr().String(), 1, `Rule "own" matches: it wants one uplink or nothing.`},
+		{[]string{h.Uplinks[2].Address.Addr().String(), "198.51.100.1"}, "", "", three, h.Uplinks[2].Address.Addr().String(), 1, "The router itself sends it."},
+		{[]string{"198.51.100.1", h.Uplinks[1].Address.Addr().String() + ":8000"}, "", "", two, h.Uplinks[1].Address.Addr().String(), 1, "A port forward leads it on to 192.168.0.10:80."},
+		{[]string{"198.51.100.1", h.Uplinks[1].Address.Addr().String() + ":8001"}, "", "", two, h.Uplinks[1].Address.Addr().String(), 1, "It is for the router itself."},
+		{[]string{"2001:db8:ffff::1", "fd00:1::a", "--interface", h.Uplinks[1].Interface}, "", "", "", "", 0, "The guard drops it"},
+		{[]string{"198.51.100.1", "192.168.0.10", "--interface", h.Uplinks[1].Interface}, "", "", "", "", 0, "The guard drops it"},
+	} {
+		var e api.Explanation
+		if err := h.JSON(&e, append([]string{"explain", "--json"}, c.args...)...); err != nil {
+			t.Errorf("%q: %v", c.args, err)
+			continue
+		}
+		null := func(s *string) string {
+			if s == nil {
+				return ""
+			}
+			return *s
+		}
+		source := ""
+		if e.Source != nil {
+			source = e.Source.String()
+		}
+		if c.uplink == "?" && e.Uplink != nil && (*e.Uplink == one || *e.Uplink == two) {
+			c.uplink, c.source = *e.Uplink, source
+		}
+		if null(e.Rule) != c.rule || null(e.Policy) != c.policy || null(e.Uplink) != c.uplink || source != c.source || len(e.Candidates) != c.candidates || !e.Agrees ||
+			!slices.ContainsFunc(e.Why, func(s string) bool { return strings.HasPrefix(s, c.why) }) {
+			t.Errorf("%q: rule %q, policy %q, uplink %q, source %q, %v, agrees %v: %q", c.args, null(e.Rule), null(e.Policy), null(e.Uplink), source, e.Candidates, e.Agrees, e.Why)
+		}
+	}
+	for args, want := range map[string]string{
+		"198.51.100.1 198.51.100.2":                  "say by which interface it comes in",
+		"192.168.0.10 198.51.100.1 --interface eth7": `there is no interface "eth7": there are lo, `,
+	} {
+		_, errOut, code, err := h.Command(append([]string{"explain"}, strings.Fields(args)...)...)
+		if err != nil || code != 1 || !strings.Contains(errOut, want) {
+			t.Errorf("explain %s: exit %d, %v: %s", args, code, err, errOut)
+		}
+	}
+	// Somebody else's route gets in the way: explain says so.
+	must(t, h.Topology.Router.AddRoute(lab.Route{Dst: netip.MustParsePrefix("198.51.100.77/32"), Gateway: h.Uplinks[2].Gateway, Interface: h.Uplinks[2].Interface, Table: 777}))
+	handle := h.Topology.Router.Handle()
+	must(t, handle.RuleAdd(foreignRule(500, 777)))
+	out, errOut, code, err := h.Command("explain", "192.168.0.10", "198.51.100.77:443")
+	if err != nil || code != 1 || !strings.Contains(out, "the kernel says unicast by table 777") {
+		t.Errorf("explain with somebody else's rule: exit %d, %v: %s%s", code, err, out, errOut)
+	}
+	if a, failed := h.send(packet{ns: h.Client(), from: netip.MustParseAddr("192.168.0.10"), to: netip.MustParseAddr("198.51.100.77"), proto: unix.IPPROTO_TCP, dport: 443}); failed != "" || a.from != h.Uplinks[2].Address.Addr() {
+		t.Errorf("it went %v %s", a, failed)
+	}
+}
+
+// foreignRule leads everything to a table.
+func foreignRule(priority, table int) *netlink.Rule {
+	r := netlink.NewRule()
+	r.Family, r.Priority, r.Table = unix.AF_INET, priority, table
+	return r
+}
