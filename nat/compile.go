@@ -487,7 +487,7 @@ func (c *compiler) bind() {
 				target = "outbound-" + name
 				rules := outbound(uplinks, len(c.networks(name)) > 0)
 				if len(c.networks(name)) > 0 && c.hairpins() {
-					rules = append(rules, around(name))
+					rules = append(rules, c.around(name))
 				}
 				c.chain(Chain{Name: target, Rules: rules})
 			}
@@ -496,15 +496,15 @@ func (c *compiler) bind() {
 		rules = []Rule{{m}}
 		c.chain(Chain{Name: "masquerading", Rules: c.masquerade()})
 	}
-	for _, p := range c.bypasses() { // what leaves by no uplink
-		rules = append(rules, Rule{Match{Field: PacketMark, Mask: c.Mask, Values: []Value{mark(p.Mark)}}, SetMark{Conn: true, Mask: c.Mask, Value: p.Mark}})
-	}
 	if c.hairpins() {
 		for _, name := range slices.Compact(slices.Sorted(slices.Values(c.LAN))) {
 			if len(c.byInterface[name]) == 0 {
-				rules = append(rules, around(name))
+				rules = append(rules, c.around(name))
 			}
 		}
+	}
+	for _, p := range c.bypasses() { // what leaves by no uplink
+		rules = append(rules, Rule{Match{Field: PacketMark, Mask: c.Mask, Values: []Value{mark(p.Mark)}}, SetMark{Conn: true, Mask: c.Mask, Value: p.Mark}})
 	}
 	c.chain(Chain{Name: "bind", Type: NAT, Hook: Postrouting, Priority: priorityMangle, Rules: rules})
 }

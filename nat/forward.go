@@ -138,8 +138,10 @@ func (c *compiler) lan() []Value {
 // the interface that it came from: client and server are neighbours there, and
 // the server would answer the client directly, with an address that the client
 // does not know.
-func around(name string) Rule {
+// What is bound to an uplink came from there, where it shares the interface.
+func (c *compiler) around(name string) Rule {
 	return Rule{Match{Field: OutInterface, Values: []Value{ifname(name)}}, Match{Field: InInterface, Values: []Value{ifname(name)}},
+		Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(0)}},
 		Match{Field: ConnStatus, Op: AnyBit, Values: []Value{dnatted}}, Masquerade{}}
 }
 

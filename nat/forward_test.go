@@ -77,6 +77,42 @@ func TestForwardWalk(t *testing.T) {
 	}
 }
 
+// TestForwardAround: where client, server and uplinks share an interface,
+// the server sees who comes from outside.
+func TestForwardAround(t *testing.T) {
+	spec := find("forwards-hairpin-server")
+	for _, c := range []struct {
+		from, public string
+		masquerade   bool
+	}{
+		{"192.168.0.77", "198.18.2.2", true},
+		{"fd00:1::77", "2001:db8:1::2", true},
+		{"203.0.113.1", "198.18.2.2", false},
+		{"2001:db9::1", "2001:db8:1::2", false},
+	} {
+		w := &walker{rules: Compile(spec)}
+		p := packet{in: "eth0", out: "eth0", src: a(c.from), dst: a(c.public), mac: [6]byte{2, 0, 0, 0, 1, 1}, proto: 6, dport: 80, toUs: true, conn: fresh()}
+		if passed := w.forwarded(&p, nil); !passed || !p.conn.dnat.IsValid() || p.conn.masq != c.masquerade {
+			t.Errorf("%s to %s: passed %v, to %q, masqueraded %v: %q", c.from, c.public, passed, dnatText(p.conn), p.conn.masq, w.trace)
+		}
+	}
+}
+
+// TestForwardBypass: clients whose traffic bypasses us use public addresses as
+// others do.
+func TestForwardBypass(t *testing.T) {
+	spec := changed(separate(), func(s *Spec) {
+		forwardsOfAllKinds(s)
+		s.Policies = append(s.Policies, Policy{Name: "bypass", ID: 12, Mark: markOf(12), Bypass: true})
+		s.Rules = []PolicyRule{{Interfaces: []string{"eth0"}, Policy: markOf(12)}}
+	})
+	w := &walker{rules: Compile(spec)}
+	p := packet{in: "eth0", out: "eth0", src: a("192.168.0.77"), dst: a("198.18.1.2"), proto: 6, dport: 80, toUs: true, conn: fresh()}
+	if !w.forwarded(&p, nil) || !p.conn.dnat.IsValid() || !p.conn.masq || p.mark != markOf(12) {
+		t.Errorf("to %q, masqueraded %v, mark %#x: %q", dnatText(p.conn), p.conn.masq, p.mark, w.trace)
+	}
+}
+
 // TestForwardMaps: ten thousand forwards are one map for each family, in which
 // nothing overlaps, whoever takes a port twice.
 func TestForwardMaps(t *testing.T) {

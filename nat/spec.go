@@ -51,7 +51,7 @@ type Uplink struct {
 	Gateways  []netip.Addr // of both families; needed where uplinks share Interface
 	Addresses []netip.Addr // its own, of both families; needed where uplinks share Interface
 	MACs      [][6]byte    // of its gateways, where known; needed where uplinks share an address
-	Public    []netip.Addr // its addresses by which clients, too, use port forwards
+	Public    []netip.Addr // its addresses by which clients, too, use port forwards; among Addresses where those are needed
 	Source    []netip.Addr // fixed source for NAT, at most one a family; none: masquerade
 	Routed6   bool         // IPv6 sources in Spec.Routed leave un-NATed
 	NoIPv6    bool

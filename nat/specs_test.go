@@ -133,6 +133,7 @@ func situations() []situation {
 		{"forwards-hairpin-server", changed(server(), func(s *Spec) {
 			forwardsOfAllKinds(s)
 			s.Uplinks[0].Public, s.Uplinks[1].Public = addrs("2001:db8:1::2"), addrs("198.18.2.2", "2001:db8:2::2")
+			s.Uplinks[1].Addresses = append(s.Uplinks[1].Addresses, s.Uplinks[1].Public...)
 		})},
 		{"mtu", changed(separate(), func(s *Spec) { s.Uplinks[0].MTU = 1492 })},
 		{"mtu-three-on-one", changed(threeOnOne(), func(s *Spec) {

@@ -54,7 +54,8 @@ func (m *maker) public(c *config.Uplink, f routes.Family) []netip.Addr {
 		all = append(all, a.Prefix.Addr())
 	}
 	own := c.Addresses
-	if len(own) == 0 && m.shared(c.Interface) {
+	if m.shared(c.Interface) || slices.Contains(m.router.LAN, c.Interface) {
+		// What comes in to another address from outside is not told from clients'.
 		i := slices.IndexFunc(m.Uplinks, func(u Uplink) bool { return u.Name == c.Name })
 		own = m.Uplinks[i].Leg(f).Addresses
 	} else if len(own) == 0 {
