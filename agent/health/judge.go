@@ -52,8 +52,8 @@ type probe struct {
 }
 
 // newJudge returns the judge of a leg that is not there yet.
-func newJudge(l Leg, s config.Health, random func() float64, now time.Time) *judge {
-	j := &judge{leg: l, settings: s, random: random, epoch: now, state: Down, since: now, fresh: true}
+func newJudge(l Leg, s config.Health, random func() float64, epoch, now time.Time) *judge {
+	j := &judge{leg: l, settings: s, random: random, epoch: epoch, state: Down, since: now, fresh: true}
 	j.targets = newTargets(j.list())
 	return j
 }
@@ -221,9 +221,17 @@ func (j *judge) late(now time.Time, over time.Duration) {
 func (j *judge) inTurn(now time.Time, out []probe) []probe {
 	b := j.flight.begin(now, j.timeout(), j.settings, false)
 	b.base, b.based = j.traffic.last, j.traffic.fresh(now)
-	jitter := 0.9 + 0.2*j.random()
-	j.next = now.Add(time.Duration(float64(j.settings.Interval) * jitter))
+	j.next = j.later(now)
 	return j.flight.add(b, j.targets.turn(), true, out)
+}
+
+// later returns when the next target is due: an interval from now, give or take
+// a tenth. These times lie on a grid that all legs share, because it is not the
+// probes that cost, but being woken for each of them.
+func (j *judge) later(now time.Time) time.Time {
+	at := now.Add(time.Duration(float64(j.settings.Interval) * (0.9 + 0.2*j.random())))
+	grid := j.settings.Interval / 10
+	return at.Add(grid/2 - (at.Sub(j.epoch)+grid/2)%grid)
 }
 
 // hurry makes the next probe due at once: somebody wants to know whether

@@ -64,7 +64,7 @@ func TestMemoryOfAnotherTime(t *testing.T) {
 func TestMemoryKeepsItsDistance(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	j := newJudge(Leg{"dsl", routes.IPv4}, settings(3), nil, now)
+	j := newJudge(Leg{"dsl", routes.IPv4}, settings(3), nil, now, now)
 	m := Memory{State: Down, Since: now.Add(-time.Hour).Round(0), Until: now.Add(time.Minute).Round(0), Flaps: 1, Decayed: now.Add(-time.Minute).Round(0)}
 	j.recall(m, now)
 	for _, at := range []time.Time{j.since, j.hold.until, j.hold.decayed} {

@@ -22,6 +22,7 @@ type Monitor struct {
 	memory map[Leg]kept
 	meter  meter
 	held   bool // probers are not opened now
+	epoch  time.Time
 }
 
 // kept is what is remembered of a leg that is not watched.
@@ -56,6 +57,7 @@ func NewMonitor(o Options) *Monitor {
 	}
 	m := &Monitor{options: o, legs: map[Leg]*watch{}, memory: map[Leg]kept{}, meter: meter{own: map[int]Counter{}}}
 	now := time.Now()
+	m.epoch = now
 	for l, k := range o.Memory {
 		m.memory[l] = kept{k, now}
 	}
@@ -102,7 +104,7 @@ func (m *Monitor) watch(want Watched, now time.Time) {
 	}
 	w := m.legs[want.Leg]
 	if w == nil {
-		w = &watch{judge: newJudge(want.Leg, want.Settings, m.options.Rand, now)}
+		w = &watch{judge: newJudge(want.Leg, want.Settings, m.options.Rand, m.epoch, now)}
 		if k, ok := m.memory[want.Leg]; ok {
 			w.recall(k.Memory, now)
 			delete(m.memory, want.Leg)

@@ -137,7 +137,7 @@ func (s *sim) add(name string, h config.Health, n network) *uplink {
 
 // gone adds a leg that is not there.
 func (s *sim) gone(name string, h config.Health, n network) *uplink {
-	u := &uplink{judge: newJudge(Leg{name, routes.IPv4}, h, s.random.Float64, s.now), net: n}
+	u := &uplink{judge: newJudge(Leg{name, routes.IPv4}, h, s.random.Float64, s.now, s.now), net: n}
 	s.legs = append(s.legs, u)
 	s.group = append(s.group, u.judge)
 	return u

@@ -40,7 +40,7 @@ func (j *judge) trust(now time.Time) {
 		j.traffic.quietUntil = now.Add(falseAlarm)
 	}
 	j.suspicion = suspicion{}
-	j.next = now.Add(time.Duration(float64(j.settings.Interval) * (0.9 + 0.2*j.random())))
+	j.next = j.later(now)
 }
 
 // round probes all targets at once. Where the verdict cannot be carried out or
