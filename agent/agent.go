@@ -100,11 +100,12 @@ type daemon struct {
 	ids         plan.IDs
 	plan        plan.Plan   // the newest
 	ruleset     nat.Ruleset // compiled from plan
-	settled     plan.Plan   // the newest whose connections were dealt with
-	owing       bool        // the kernel refused something of the newest plan: what is missing is nobody's doing
-	trying      bool        // this pass will be undone if the kernel refuses something, so it stops there
-	fresh       bool        // our table, or part of it, was not there, and connections of that time are not dealt with
-	applied     bool        // plan and ruleset were once written or found in the kernel
+	compiler    nat.Cache
+	settled     plan.Plan // the newest whose connections were dealt with
+	owing       bool      // the kernel refused something of the newest plan: what is missing is nobody's doing
+	trying      bool      // this pass will be undone if the kernel refuses something, so it stops there
+	fresh       bool      // our table, or part of it, was not there, and connections of that time are not dealt with
+	applied     bool      // plan and ruleset were once written or found in the kernel
 	ready       bool
 	states      map[string]uplinkState
 	rulesChange time.Time    // when another set of rules is in force; zero: never
@@ -363,6 +364,7 @@ func (d *daemon) reload() (api.ReloadResult, error) {
 	if cfg.API != d.cfg.API {
 		result.Warnings = append(result.Warnings, "[api] takes effect when the agent is started again")
 	}
+	rules := d.ruleset
 	before, old, oldIDs, oldAt, oldGeneration, oldOut := d.plan, d.cfg, d.ids, d.loadedAt, d.generation, maps.Clone(d.disabled)
 	d.accept(cfg)
 	if !result.Changed {
@@ -375,7 +377,7 @@ func (d *daemon) reload() (api.ReloadResult, error) {
 	}
 	d.report(nil)
 	result.Generation = d.generation
-	result.Changes = changes(before, d.plan)
+	result.Changes = changes(before, d.plan, !sameRuleset(rules, d.ruleset))
 	result.Warnings = append(result.Warnings, d.plan.Warnings...)
 	d.Log.Info("configuration loaded", "generation", d.generation, "changed", result.Changed, "changes", result.Changes)
 	return result, nil

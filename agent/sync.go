@@ -2,8 +2,10 @@ package agent
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -65,7 +67,7 @@ func (d *daemon) try(now time.Time) error {
 // converge compares once and writes what differs. It reports whether it wrote.
 func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	p := d.makePlan(now, facts)
-	rules := nat.Compile(p.NAT)
+	rules := d.compiler.Compile(p.NAT)
 	state, err := d.table.Read()
 	if err != nil {
 		return false, err
@@ -127,10 +129,12 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	if !state.Satisfies(rules) {
 		during := rules
 		if twice {
-			during = nat.Compile(spec)
+			during = d.compiler.Compile(spec)
 		}
 		if !state.Satisfies(during) {
-			d.Log.Debug("writing nftables", "commands", state.Commands(during))
+			if d.Log.Enabled(context.Background(), slog.LevelDebug) { // long lists make a long text
+				d.Log.Debug("writing nftables", "commands", state.Commands(during))
+			}
 			if err := d.table.Write(state, during); err != nil {
 				d.owing = true
 				return true, errors.Join(refused, err)
@@ -374,8 +378,9 @@ func (d *daemon) adoptPlan(now time.Time, p plan.Plan, rules nat.Ruleset) {
 	d.gateways.set(p.Gateways)
 }
 
-// changes says in sentences what differs between two plans.
-func changes(a, b plan.Plan) []string {
+// changes says in sentences what differs between two plans, and whether their
+// rules do.
+func changes(a, b plan.Plan, rewritten bool) []string {
 	var s []string
 	for _, u := range b.Uplinks {
 		i := slices.IndexFunc(a.Uplinks, func(o plan.Uplink) bool { return o.Name == u.Name })
@@ -400,7 +405,7 @@ func changes(a, b plan.Plan) []string {
 	if n := len(routes.Diff(a.Routes, b.Routes)); n > 0 {
 		s = append(s, fmt.Sprintf("%d routing operations", n))
 	}
-	if !sameRuleset(nat.Compile(a.NAT), nat.Compile(b.NAT)) {
+	if rewritten {
 		s = append(s, "nftables rules rewritten in one transaction")
 	}
 	return s

@@ -520,10 +520,10 @@ func TestChanges(t *testing.T) {
 		Policies: []plan.Policy{{Name: "default", V4: plan.Choice{Members: []plan.Member{{Uplink: "a", Weight: 1}, {Uplink: "b", Weight: 2}}}}}}
 	b := plan.Plan{Uplinks: []plan.Uplink{state("c", plan.Up), state("b", plan.Down)}, Policies: []plan.Policy{{Name: "default"}}}
 	want := []string{"uplink c: new, up", "uplink b: down, was up", "uplink a: removed", "policy default: nobody"}
-	if diff := cmp.Diff(want, changes(a, b)); diff != "" {
+	if diff := cmp.Diff(want, changes(a, b, false)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	if got := changes(a, a); len(got) > 0 {
+	if got := changes(a, a, false); len(got) > 0 {
 		t.Errorf("nothing changed: %q", got)
 	}
 }

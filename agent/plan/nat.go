@@ -63,6 +63,7 @@ func (m *maker) nat() {
 	}
 	m.forwards()
 	m.mtus()
+	m.services()
 }
 
 // clientNetworks are the subnets of clients on an interface that uplinks use
