@@ -1,0 +1,197 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"multiroute/agent/api"
+	"multiroute/nat"
+	"multiroute/routes"
+)
+
+const explainConfig = `
+[router]
+lan = ["eth0"]
+[health]
+targets = []
+[uplink.a]
+interface = "eth1"
+gateway = "192.0.2.1"
+weight = 3
+destinations = ["203.0.113.0/24"]
+[uplink.b]
+interface = "eth2"
+gateway = "198.51.100.1"
+[policy.only-b]
+tiers = [["b"]]
+[[rule]]
+name = "mail"
+from = ["192.168.0.20"]
+ports = [25]
+policy = "only-b"
+[[rule]]
+name = "video"
+macs = ["02:00:00:00:00:07"]
+uplink = "a"
+[[rule]]
+name = "past"
+dscp = ["ef"]
+action = "bypass"
+[[rule]]
+name = "backup"
+local = true
+uid = [1000]
+uplink = "b"
+[[port_forward]]
+name = "web"
+protocol = "tcp"
+port = 80
+to = "192.168.0.10:8080"
+`
+
+// obedient is a kernel that holds what is wanted; of several ways it takes the
+// last.
+func obedient(e *explainer) func(routes.Query) (routes.Answer, error) {
+	return func(q routes.Query) (routes.Answer, error) {
+		if e.own(q.To) {
+			return routes.Answer{Kind: routes.Local, Table: 255}, nil
+		}
+		way := e.plan.Routes.Walk(q, e.main)
+		switch {
+		case way.Kind == "": // no default in table main
+			return routes.Answer{Kind: routes.Unreachable}, nil
+		case way.Kind != routes.Unicast:
+			return routes.Answer{Kind: way.Kind}, nil
+		case way.Table == routes.TableMain:
+			return routes.Answer{Kind: routes.Unicast, Table: way.Table, Index: e.facts.Link("eth0").Index, Source: netip.MustParseAddr("192.168.0.1")}, nil
+		}
+		hop := way.Nexthops[len(way.Nexthops)-1]
+		return routes.Answer{Kind: routes.Unicast, Table: way.Table, Index: hop.Index, Gateway: hop.Gateway, Source: netip.MustParseAddr("192.168.0.1")}, nil
+	}
+}
+
+func newExplainer(t *testing.T) *explainer {
+	t.Helper()
+	r := started(t, explainConfig)
+	e := &explainer{plan: r.plan, rules: r.ruleset, facts: r.k.facts, main: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")}}
+	e.lookup = obedient(e)
+	return e
+}
+
+// summary is an explanation in a line.
+func summary(e api.Explanation) string {
+	text := func(s *string) string {
+		if s == nil {
+			return "-"
+		}
+		return *s
+	}
+	source, table := "-", "-"
+	if e.Source != nil {
+		source = e.Source.String()
+	}
+	if e.Table != nil {
+		table = fmt.Sprint(*e.Table)
+	}
+	var candidates []string
+	for _, m := range e.Candidates {
+		candidates = append(candidates, fmt.Sprintf("%s %d", m.Uplink, m.Weight))
+	}
+	return fmt.Sprintf("rule %s, policy %s, %v, uplink %s by %s as %s, table %s, agrees %v", text(e.Rule), text(e.Policy), candidates, text(e.Uplink), text(e.Interface), source, table, e.Agrees)
+}
+
+// TestExplain: what is said of packets of all kinds.
+func TestExplain(t *testing.T) {
+	e := newExplainer(t)
+	for _, c := range []struct {
+		from, to, protocol, iface, mac, dscp, uid string
+		want, why                                 string
+	}{
+		{from: "192.168.0.5", to: "9.9.9.9:80", want: "rule -, policy default, [a 3 b 1], uplink b by eth2 as 198.51.100.9, table 20003, agrees true", why: "No rule matches."},
+		{from: "192.168.0.20", to: "9.9.9.9:25", want: "rule mail, policy only-b, [b 1], uplink b by eth2 as 198.51.100.9, table 20004, agrees true", why: `Rule "mail" matches: policy only-b.`},
+		{from: "192.168.0.20", to: "9.9.9.9:26", want: "rule -, policy default, [a 3 b 1], uplink b by eth2 as 198.51.100.9, table 20003, agrees true", why: "No rule matches."},
+		{from: "192.168.0.5", to: "9.9.9.9", mac: "02:00:00:00:00:07", want: "rule video, policy -, [a 1], uplink a by eth1 as 192.0.2.9, table 20005, agrees true", why: "it wants one uplink or nothing"},
+		{from: "192.168.0.5", to: "9.9.9.9", dscp: "46", want: "rule past, policy -, [], uplink - by - as -, table -, agrees true", why: "it leaves routing alone"},
+		{from: "192.168.0.5", to: "203.0.113.9", want: "rule -, policy -, [a 1], uplink a by eth1 as 192.0.2.9, table 20000, agrees true", why: "Table 20000 leads by uplink a."},
+		{from: "192.168.0.5", to: "192.168.0.6", want: "rule -, policy -, [], uplink - by eth0 as 192.168.0.5, table 254, agrees true", why: "no default: it goes by eth0"},
+		{from: "192.168.0.5", to: "192.168.0.1", want: "rule -, policy -, [], uplink - by - as -, table -, agrees true", why: "It is for the router itself."},
+		{from: "local", to: "9.9.9.9:80", want: "rule -, policy default, [a 3 b 1], uplink b by eth2 as 198.51.100.9, table 20003, agrees true", why: "The router itself sends it."},
+		{from: "local", to: "9.9.9.9:80", protocol: "udp", want: "rule -, policy default, [a 3 b 1], uplink - by - as -, table 20003, agrees true", why: "does not tell beforehand which one"},
+		{from: "local", to: "9.9.9.9:80", uid: "1000", want: "rule backup, policy -, [b 1], uplink b by eth2 as 198.51.100.9, table 20006, agrees true", why: `Rule "backup" matches`},
+		{from: "192.0.2.9", to: "9.9.9.9:80", want: "rule -, policy -, [a 1], uplink a by eth1 as 192.0.2.9, table 20001, agrees true", why: "The table of uplink a (20001) leads by uplink a."},
+		{from: "9.9.9.9", to: "192.0.2.9:80", want: "rule -, policy -, [a 1], uplink a by eth1 as 192.0.2.9, table 20001, agrees true", why: "A port forward leads it on to 192.168.0.10:8080."},
+		{from: "9.9.9.9", to: "198.51.100.9:81", want: "rule -, policy -, [b 1], uplink b by eth2 as 198.51.100.9, table 20002, agrees true", why: "Answers leave by uplink b"},
+		{from: "9.9.9.9", to: "192.168.0.10:80", iface: "eth2", want: "rule -, policy -, [], uplink - by - as -, table -, agrees true", why: "The guard drops it"},
+	} {
+		r, err := api.ParseExplain(c.from, c.to, c.protocol, c.iface, c.mac, c.dscp, c.uid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh := &explainer{plan: e.plan, rules: e.rules, facts: e.facts, main: e.main, lookup: e.lookup}
+		got, err := fresh.explain(r)
+		if err != nil || summary(got) != c.want || !slices.ContainsFunc(got.Why, func(s string) bool { return strings.Contains(s, c.why) }) {
+			t.Errorf("%+v\ngot  %s, %v\nwant %s\nwhy %q, wanted %q", c, summary(got), err, c.want, got.Why, c.why)
+		}
+	}
+}
+
+// TestExplainDiffers: it is said when the kernel, or the compiled rules, do
+// something else than the configuration wants.
+func TestExplainDiffers(t *testing.T) {
+	r, err := api.ParseExplain("192.168.0.20", "9.9.9.9:25", "", "", "", "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	differs := func(what, why string, change func(*explainer)) {
+		t.Helper()
+		e := newExplainer(t)
+		change(e)
+		got, err := e.explain(r)
+		if err != nil || got.Agrees || !slices.ContainsFunc(got.Why, func(s string) bool { return strings.Contains(s, why) }) {
+			t.Errorf("%s: %s, %v: %q", what, summary(got), err, got.Why)
+		}
+	}
+	differs("another gateway", "the kernel says unicast by table 20004 via 192.0.2.1 dev eth1", func(e *explainer) {
+		e.lookup = func(q routes.Query) (routes.Answer, error) {
+			a, err := obedient(e)(q)
+			if a.Table == 20004 {
+				a.Index, a.Gateway = e.facts.Link("eth1").Index, netip.MustParseAddr("192.0.2.1")
+			}
+			return a, err
+		}
+	})
+	differs("refused", "the kernel says unreachable", func(e *explainer) {
+		e.lookup = func(q routes.Query) (routes.Answer, error) {
+			if q.In != 0 {
+				return routes.Answer{Kind: routes.Unreachable}, nil
+			}
+			return obedient(e)(q)
+		}
+	})
+	differs("other compiled rules", "The compiled rules gave it another mark", func(e *explainer) {
+		other := e.plan.NAT
+		other.Rules = slices.Clone(other.Rules)
+		other.Rules[0].Ports = nil
+		other.Rules[0].Policy = e.plan.Policies[0].Mark
+		e.rules = nat.Compile(other)
+	})
+}
+
+// TestExplainMistakes: questions that have no answer say what is missing.
+func TestExplainMistakes(t *testing.T) {
+	for _, c := range [][4]string{
+		{"9.9.9.9", "8.8.8.8", "", "9.9.9.9 is in the internet and 8.8.8.8 is no address of an uplink"},
+		{"192.168.0.5", "8.8.8.8", "eth7", `there is no interface "eth7": there are eth0, eth1, eth2`},
+	} {
+		r, err := api.ParseExplain(c[0], c[1], "", c[2], "", "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := newExplainer(t).explain(r); err == nil || !strings.Contains(err.Error(), c[3]) {
+			t.Errorf("%q: %v", c, err)
+		}
+	}
+}
