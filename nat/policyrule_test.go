@@ -156,8 +156,8 @@ func TestPolicyRulesRandom(t *testing.T) {
 			} else {
 				w.hook(Prerouting, &p)
 			}
-			if p.mark != want {
-				t.Fatalf("packet %+v got mark %#x, wanted %#x\nway %q\nrules %+v\n%s", before, p.mark, want, w.trace, rules, compiled)
+			if p.mark != want || w.err != nil {
+				t.Fatalf("packet %+v got mark %#x, wanted %#x, %v\nway %q\nrules %+v\n%s", before, p.mark, want, w.err, w.trace, rules, compiled)
 			}
 		}
 	}
@@ -328,8 +328,8 @@ func TestWalkRules(t *testing.T) {
 				passed = w.forwarded(&p, func(p *packet) { routed = p.mark })
 			}
 			got := fmt.Sprintf("passed %v, routed with %#x, mark %#x, connection %#x", passed, routed, p.mark, p.conn.mark)
-			if want := fmt.Sprintf("passed true, routed with %#x, mark %#x, connection %#x", c.routed, c.mark, c.conn); got != want {
-				t.Errorf("got  %s\nwant %s\nway: %q", got, want, w.trace)
+			if want := fmt.Sprintf("passed true, routed with %#x, mark %#x, connection %#x", c.routed, c.mark, c.conn); got != want || w.err != nil {
+				t.Errorf("got  %s\nwant %s\nway: %q %v", got, want, w.trace, w.err)
 			}
 		})
 	}

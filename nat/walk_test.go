@@ -145,8 +145,8 @@ func TestWalk(t *testing.T) {
 				got += fmt.Sprintf(", connection %#x, nat %q, dnat %q", p.conn.mark, natText(p.conn), dnatText(p.conn))
 				want += fmt.Sprintf(", connection %#x, nat %q, dnat %q", c.conn, c.nat, c.dnat)
 			}
-			if got != want {
-				t.Errorf("got  %s\nwant %s\nway: %q", got, want, w.trace)
+			if got != want || w.err != nil {
+				t.Errorf("got  %s\nwant %s\nway: %q %v", got, want, w.trace, w.err)
 			}
 			if p.mark&^c.spec.Mask != foreign {
 				t.Errorf("foreign bits of the mark: %#x, were %#x", p.mark&^c.spec.Mask, foreign)
@@ -250,6 +250,9 @@ func TestWalkRandom(t *testing.T) {
 			passed := w.forwarded(&p, nil)
 			fail := func(what string) {
 				t.Fatalf("%s\npacket %+v\nconnection %+v\nthen %+v, connection %+v\nway %q\nspec %+v\n%s", what, before, was, p, *c, w.trace, s, rules)
+			}
+			if w.err != nil {
+				fail(w.err.Error())
 			}
 			if p.mark&^s.Mask != before.mark&^s.Mask || c.mark&^s.Mask != was.mark&^s.Mask {
 				fail("foreign bits of a mark changed")
