@@ -494,7 +494,7 @@ func (c *compiler) bind() {
 			m.Entries = append(m.Entries, MapEntry{ifname(name), Verdict{Goto, target}})
 		}
 		rules = []Rule{{m}}
-		c.chain(Chain{Name: "masquerading", Rules: c.masquerade()})
+		c.chain(Chain{Name: "masquerading", Rules: append(c.apartFromServices(), c.masquerade(PortRange{})...)})
 	}
 	if c.hairpins() {
 		for _, name := range slices.Compact(slices.Sorted(slices.Values(c.LAN))) {
@@ -552,16 +552,22 @@ func outbound(uplinks []Uplink, clients bool) []Rule {
 
 // masquerade gives what leaves an uplink the uplink's address. masquerade
 // rather than snat wherever possible: it lets the kernel end connections whose
-// interface or address is gone.
-func (c *compiler) masquerade() []Rule {
+// interface or address is gone. Source ports are among ports, unless that is
+// zero.
+func (c *compiler) masquerade(ports PortRange) []Rule {
 	rules := c.unNATed(Verdict{Kind: Return})
+	var withPorts []Statement
+	if ports != (PortRange{}) { // nft(8) asks for it
+		withPorts = []Statement{Match{Field: Protocol, Values: []Value{tcp, udp}}}
+	}
 	for _, u := range c.Uplinks {
 		if u.Mark == 0 {
 			continue // nothing is bound to it
 		}
 		for _, a := range u.Source {
 			rules = append(rules, Rule{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(u.Mark)}},
-				Match{Field: IPv6, Values: []Value{nfproto(a.Is6())}}, SNAT{a}})
+				Match{Field: IPv6, Values: []Value{nfproto(a.Is6())}}})
+			rules[len(rules)-1] = append(append(rules[len(rules)-1], withPorts...), SNAT{a, ports})
 		}
 	}
 	// Where uplinks share an interface and have their sources, masquerade
@@ -575,7 +581,7 @@ func (c *compiler) masquerade() []Rule {
 			}
 		}
 	}
-	return append(rules, Rule{Masquerade{}})
+	return append(rules, append(withPorts, Masquerade{ports}))
 }
 
 // outUplink matches packets by whether they leave by an uplink's interface.

@@ -59,14 +59,16 @@ func encode(r Rule) encoded {
 		case Reset:
 			e.add(&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 		case Masquerade:
-			e.add(&expr.Masq{})
+			lo, hi := e.protoRegisters(s.Ports)
+			e.add(portMasq{&expr.Masq{ToPorts: lo != 0, RegProtoMin: lo, RegProtoMax: hi}})
 		case SNAT:
 			family := uint32(unix.NFPROTO_IPV4)
 			if s.To.Is6() {
 				family = unix.NFPROTO_IPV6
 			}
+			lo, hi := e.protoRegisters(s.Ports)
 			e.add(&expr.Immediate{Register: reg, Data: s.To.AsSlice()},
-				&expr.NAT{Type: expr.NATTypeSourceNAT, Family: family, RegAddrMin: reg})
+				&expr.NAT{Type: expr.NATTypeSourceNAT, Family: family, RegAddrMin: reg, RegProtoMin: lo, RegProtoMax: hi})
 		case DNAT:
 			e.dnat(s)
 		case MaxSegment: // the expression itself matches TCP only (nft_tcp_header_pointer)
@@ -158,6 +160,8 @@ func (e *encoded) fetch(f Field, mask, to uint32) {
 		payload(expr.PayloadBaseTransportHeader, 13, 1)
 	case DestType:
 		e.add(&expr.Fib{Register: to, FlagDADDR: true, ResultADDRTYPE: true})
+	case SourceType:
+		e.add(&expr.Fib{Register: to, FlagSADDR: true, ResultADDRTYPE: true})
 	case IPv6:
 		e.add(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: to})
 	case SocketUID:
@@ -324,7 +328,7 @@ func keyType(f Field) nftables.SetDatatype {
 		return nftables.TypeCTDir
 	case ICMPv6Type:
 		return nftables.TypeICMP6Type
-	case DestType:
+	case DestType, SourceType:
 		return nftables.TypeFIBAddr
 	case IPv6:
 		return nftables.TypeNFProto
@@ -335,7 +339,7 @@ func keyType(f Field) nftables.SetDatatype {
 // keyOrder tells nft(8) the byte order in which to print a field's values.
 func keyOrder(f Field) binaryutil.ByteOrder {
 	switch f {
-	case InInterface, OutInterface, ConnMark, PacketMark, SocketUID, ConnState, ConnStatus, DestType:
+	case InInterface, OutInterface, ConnMark, PacketMark, SocketUID, ConnState, ConnStatus, DestType, SourceType:
 		return binaryutil.NativeEndian
 	}
 	return binaryutil.BigEndian

@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -238,7 +237,7 @@ func (b *batch) addRule(chain string, r Rule) {
 		ae.String(unix.NFTA_RULE_CHAIN, chain)
 		nested(ae, unix.NFTA_RULE_EXPRESSIONS, func(n *netlink.AttributeEncoder) {
 			for _, x := range e.exprs {
-				n.Do(unix.NLA_F_NESTED|unix.NFTA_LIST_ELEM, func() ([]byte, error) { return expr.Marshal(unix.NFPROTO_INET, x) })
+				n.Do(unix.NLA_F_NESTED|unix.NFTA_LIST_ELEM, func() ([]byte, error) { return marshal(x) })
 			}
 		})
 		ae.Bytes(unix.NFTA_RULE_USERDATA, userdata.AppendString(nil, userdata.TypeComment, r.Fingerprint()))

@@ -94,11 +94,12 @@ const (
 	SocketUID // the user whose socket sends; the router's own packets only
 	DSCP4
 	DSCP6
+	SourceType // address type of the source for routing (fib)
 )
 
 var fieldText = [...]string{"iifname", "oifname", "ct mark", "ct state", "ct status", "ct direction", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
 	"rt ip nexthop", "rt ip6 nexthop", "ether saddr", "meta l4proto", "th dport", "fib daddr type", "meta nfproto", "icmpv6 type", "tcp flags",
-	"meta mark", "th sport", "meta skuid", "ip dscp", "ip6 dscp"}
+	"meta mark", "th sport", "meta skuid", "ip dscp", "ip6 dscp", "fib saddr type"}
 
 // Value is one value of a field: as nft writes it and as the kernel compares
 // it. Hi is set for a range (the last value in it).
@@ -245,18 +246,31 @@ func (Reset) String() string { return "reject with tcp reset" }
 
 // Masquerade NATs the source to the first address of the outgoing interface in
 // whose subnet the gateway is (inet_select_addr, net/ipv4/devinet.c).
-type Masquerade struct{}
+type Masquerade struct {
+	Ports PortRange // the source's port is one of these, where it is known to have one; zero: it stays if it can
+}
 
-func (Masquerade) String() string { return "masquerade" }
+func (m Masquerade) String() string {
+	if m.Ports == (PortRange{}) {
+		return "masquerade"
+	}
+	return "masquerade to " + m.Ports.text()
+}
 
 // SNAT NATs the source to a given address.
-type SNAT struct{ To netip.Addr }
+type SNAT struct {
+	To    netip.Addr
+	Ports PortRange // as Masquerade's
+}
 
 func (s SNAT) String() string {
-	if s.To.Is4() {
-		return "snat ip to " + s.To.String()
+	switch {
+	case s.To.Is4():
+		return "snat ip to " + s.To.String() + s.Ports.text()
+	case s.Ports == (PortRange{}):
+		return "snat ip6 to " + s.To.String()
 	}
-	return "snat ip6 to " + s.To.String()
+	return "snat ip6 to [" + s.To.String() + "]" + s.Ports.text()
 }
 
 func protocolText(p uint8) string {

@@ -22,6 +22,10 @@ type Spec struct {
 	Routed   []netip.Prefix // sources that leave un-NATed
 	Guard    bool
 	Forwards []PortForward
+	// Services are ports that clients' connections never have on an uplink: of
+	// the router's own services. They get one of ClientPorts instead.
+	Services    []PortRange
+	ClientPorts PortRange
 	// Own is the source of the router's own unbound connections in each
 	// family; invalid where the kernel chooses an uplink's address.
 	Own      []netip.Addr

@@ -135,6 +135,10 @@ func situations() []situation {
 			s.Uplinks[0].Public, s.Uplinks[1].Public = addrs("2001:db8:1::2"), addrs("198.18.2.2", "2001:db8:2::2")
 			s.Uplinks[1].Addresses = append(s.Uplinks[1].Addresses, s.Uplinks[1].Public...)
 		})},
+		{"services", changed(separate(), func(s *Spec) {
+			s.Services, s.ClientPorts = []PortRange{{51820, 51820}, {0, 1023}, {1024, 32767}}, PortRange{32768, 51819}
+			s.Uplinks[0].Source = addrs("198.18.1.9", "2001:db8:1::9")
+		})},
 		{"mtu", changed(separate(), func(s *Spec) { s.Uplinks[0].MTU = 1492 })},
 		{"mtu-three-on-one", changed(threeOnOne(), func(s *Spec) {
 			s.Uplinks[0].MTU, s.Uplinks[2].MTU, s.Uplinks[2].NoIPv6 = 1400, 576, true

@@ -101,6 +101,7 @@ type conn struct {
 	first   bool // nobody saw a packet of it yet: nat chains run
 	snat    netip.Addr
 	masq    bool
+	ports   PortRange // what the source's port is to be in; zero: nothing
 	dnat    netip.AddrPort
 	natDone [2]bool // source, destination
 }
@@ -252,14 +253,14 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 			p.reset = true
 			return Verdict{Kind: Drop}, true
 		case Masquerade:
-			p.conn.masq, p.conn.natDone[0] = true, true
+			p.conn.masq, p.conn.natDone[0], p.conn.ports = true, true, s.Ports
 			p.conn.status |= statusSNAT
 			return Verdict{Kind: Accept}, true
 		case SNAT:
 			if s.To.Is6() != p.src.Is6() {
 				continue
 			}
-			p.conn.snat, p.conn.natDone[0] = s.To, true
+			p.conn.snat, p.conn.natDone[0], p.conn.ports = s.To, true, s.Ports
 			if s.To != p.src {
 				p.conn.status |= statusSNAT
 			}
@@ -392,6 +393,11 @@ func (p *packet) field(f Field, mask uint32) (string, bool) {
 		return dscp(f == DSCP6, p.dscp), p.src.Is6() == (f == DSCP6)
 	case DestPort:
 		return string(binary.BigEndian.AppendUint16(nil, p.dport)), true
+	case SourceType:
+		if p.in == "" {
+			return local.Raw, true
+		}
+		return number(1), true
 	case DestType:
 		if p.toUs {
 			return local.Raw, true

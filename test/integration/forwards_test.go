@@ -370,3 +370,63 @@ func TestMTU(t *testing.T) {
 		}
 	}
 }
+
+// TestShadow: a client whose source port is that of one of the router's own
+// services does not get what is meant for that service (CVE-2021-3773).
+func TestShadow(t *testing.T) {
+	for name, topology := range topologies {
+		t.Run(name, func(t *testing.T) {
+			ctx := deadline(t, time.Minute)
+			h := newHouse(t, topology, lab.Options{})
+			h.start(ctx, rig.Config(h.Topology, nil))
+			client4, client6 := lab.ClientAddress(0)
+			for _, port := range []uint16{53, 123, 500, 1194, 4500, 5060, 51820} {
+				for _, p := range []struct{ client, far netip.Addr }{{client4, lab.InternetAddress}, {client6, lab.InternetAddress6}} {
+					shadow(t, h, netip.AddrPortFrom(p.client, port), netip.AddrPortFrom(p.far, 7000))
+				}
+			}
+		})
+	}
+}
+
+// shadow has a client send from a port to the internet, and somebody there to
+// that port of the router.
+func shadow(t *testing.T, h *house, client, far netip.AddrPort) {
+	t.Helper()
+	somebody, err := h.Internet.ListenUDP(lab.Socket{Local: far})
+	must(t, err)
+	defer somebody.Close()
+	attacker, err := h.Client().DialUDP(lab.Socket{Local: client}, far)
+	must(t, err)
+	defer attacker.Close()
+	// It can be answered, from one and the same port.
+	buf := make([]byte, 100)
+	must(t, somebody.SetDeadline(time.Now().Add(2*time.Second)))
+	must(t, attacker.SetDeadline(time.Now().Add(2*time.Second)))
+	_, err = attacker.Write([]byte("shadow"))
+	must(t, err)
+	_, seen, err := somebody.ReadFromUDPAddrPort(buf)
+	must(t, err)
+	_, err = somebody.WriteToUDPAddrPort([]byte("answer"), seen)
+	must(t, err)
+	if n, err := attacker.Read(buf); err != nil || string(buf[:n]) != "answer" {
+		t.Errorf("%s: answered %q, %v", client, buf[:n], err)
+	}
+	public := netip.AddrPortFrom(seen.Addr().Unmap(), client.Port())
+	service, err := h.Topology.Router.ListenUDP(lab.Socket{Local: public})
+	must(t, err)
+	defer service.Close()
+	_, err = somebody.WriteToUDPAddrPort([]byte("service"), public)
+	must(t, err)
+	must(t, service.SetDeadline(time.Now().Add(2*time.Second)))
+	n, _, err := service.ReadFromUDPAddrPort(buf)
+	if err != nil || string(buf[:n]) != "service" {
+		t.Errorf("the router's service at %s did not get what was sent to it (%v); the client sent from %s", public, err, seen)
+	}
+	// The router's own traffic keeps its port.
+	_, err = service.WriteToUDPAddrPort([]byte("own"), far)
+	must(t, err)
+	if _, own, err := somebody.ReadFromUDPAddrPort(buf); err != nil || own.Port() != client.Port() {
+		t.Errorf("the router's own traffic from port %d comes from %s: %v", client.Port(), own, err)
+	}
+}
