@@ -49,6 +49,7 @@ type (
 	tracker interface {
 		counter
 		DeleteByMark(mark, mask uint32, family uint8) error
+		DeleteOutgoing(mark, mask uint32, family uint8) error
 		Each(conntrack.Filter, func(conntrack.Entry) error) error
 		SetMarks([]conntrack.MarkUpdate) (int, error)
 		DeleteAll([]conntrack.Entry) (int, error)

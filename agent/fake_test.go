@@ -144,6 +144,10 @@ func (k *fake) DeleteByMark(mark, mask uint32, family uint8) error {
 	return nil
 }
 
+func (k *fake) DeleteOutgoing(mark, mask uint32, family uint8) error {
+	return k.call(true, "delete outgoing connections %#x/%#x of family %d", mark, mask, family)
+}
+
 func (k *fake) CountByMark(uint32) (map[uint32]int, error) {
 	return map[uint32]int{0x01000000: 7}, k.call(false, "count")
 }

@@ -247,6 +247,11 @@ func (d *daemon) end(leaving []nat.Uplink, p plan.Plan) error {
 	slices.SortFunc(ends, func(a, b plan.End) int { return cmp.Or(cmp.Compare(a.Mark, b.Mark), cmp.Compare(a.Family, b.Family)) })
 	var errs []error
 	for _, e := range ends {
+		if e.Outgoing {
+			d.Log.Info("moving the connections of an uplink that stood in for a better one", "mark", fmt.Sprintf("%#x", e.Mark), "family", e.Family)
+			errs = append(errs, d.tracker.DeleteOutgoing(e.Mark, p.NAT.Mask, uint8(e.Family)))
+			continue
+		}
 		if e.Family == 0 {
 			d.Log.Info("ending the connections of an uplink that cannot carry them any more", "mark", fmt.Sprintf("%#x", e.Mark))
 		} else {

@@ -150,6 +150,7 @@ func TestEncode(t *testing.T) {
 		want string
 	}{
 		{"delete by mark", appendDeleteByMark(nil, 0x01000000, 0xff000000, FamilyAny), "00000000" + "0800080001000000" + "08001500ff000000"},
+		{"delete outgoing", appendDeleteOutgoing(nil, 0x01000000, 0xff000000, FamilyIPv4), "02010000" + "0800080001000000" + "08001500ff000000" + "0800030000000010"},
 		{"delete by mark and family", appendDeleteByMark(nil, 0x01000000, 0xff000000, FamilyIPv6), "0a010000" + "0800080001000000" + "08001500ff000000"},
 		{"dump of all", appendDump(nil, Filter{}), "00000000"},
 		{"dump by mark 0", appendDump(nil, Filter{Mask: 0xff000000, Family: FamilyIPv6}), "0a000000" + "0800080000000000" + "08001500ff000000"},

@@ -94,6 +94,19 @@ func (c *Conn) DeleteByMark(mark, mask uint32, family uint8) error {
 	})
 }
 
+// DeleteOutgoing is DeleteByMark for those connections whose source the router changed:
+// they began behind it, and can begin anew by another way. What came in, or has an address
+// of its own choice, stays. An old kernel that does not know the filter deletes all of the
+// mark.
+func (c *Conn) DeleteOutgoing(mark, mask uint32, family uint8) error {
+	if err := errors.Join(checkMark(mark, mask), checkFamily(family)); err != nil {
+		return fmt.Errorf("deleting outgoing connections by mark: %w", err)
+	}
+	return c.do(fmt.Sprintf("deleting outgoing connections with mark %#x/%#x", mark, mask), func() error {
+		return needsMark(c.one(message(msgDelete, netlink.Acknowledge, appendDeleteOutgoing(nil, mark, mask, family))))
+	})
+}
+
 // CountByMark counts the connections of both families and all zones by mark & mask. Marks
 // that no connection carries are not in the map. Mask 0 counts all under 0. It takes memory
 // for the map only.

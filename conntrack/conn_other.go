@@ -27,6 +27,9 @@ func (*Conn) SetTimeout(time.Duration) {}
 // DeleteByMark returns ErrClosed.
 func (*Conn) DeleteByMark(mark, mask uint32, family uint8) error { return ErrClosed }
 
+// DeleteOutgoing returns ErrClosed.
+func (*Conn) DeleteOutgoing(mark, mask uint32, family uint8) error { return ErrClosed }
+
 // CountByMark returns ErrClosed.
 func (*Conn) CountByMark(mask uint32) (map[uint32]int, error) { return nil, ErrClosed }
 

@@ -211,6 +211,12 @@ func appendDeleteByMark(b []byte, mark, mask uint32, family uint8) []byte {
 	return appendMark(b, mark, mask)
 }
 
+// appendDeleteOutgoing is appendDeleteByMark for those whose source is changed: with
+// CTA_STATUS alone, the bits that are set must be set (ctnetlink_filter_parse_status).
+func appendDeleteOutgoing(b []byte, mark, mask uint32, family uint8) []byte {
+	return appendU32(appendDeleteByMark(b, mark, mask, family), ctaStatus, uint32(StatusSrcNAT))
+}
+
 // appendDump appends the body of a msgGet with NLM_F_DUMP.
 func appendDump(b []byte, f Filter) []byte {
 	b = appendNFGen(b, f.Family)

@@ -41,7 +41,7 @@ tiers = [["a"], ["b"]]
 		want     []End
 	}{
 		{"a dies", twoConfig, both, both + aDead, []End{{Mark: markA}}},
-		{"a dies in one family", twoConfig, six, six + aDead, []End{{markA, routes.IPv4}}},
+		{"a dies in one family", twoConfig, six, six + aDead, []End{{Mark: markA, Family: routes.IPv4}}},
 		{"a dies in both families", twoConfig, six, six + aDead + a6Dead, []End{{Mark: markA}}},
 		{"a is dead still", twoConfig, both + aDead, both + aDead, nil},
 		{"a returns", twoConfig, both + aDead, both, nil},
@@ -53,12 +53,12 @@ tiers = [["a"], ["b"]]
 		{"the better tier dies", tierConfig, both, both + aDead, []End{{Mark: markA}}},
 		{"the lower tier dies unused", tierConfig, both, both + bDead, []End{{Mark: markB}}},
 		{"the better tier returns: only new connections", tierConfig, both + aDead, both, nil},
-		{"the better tier returns: all", all, both + aDead, both, []End{{markB, routes.IPv4}}},
-		{"the better tier returns in one family: all of it", all, six + aDead + a6Dead, six + aDead, []End{{markB, routes.IPv6}}},
+		{"the better tier returns: all", all, both + aDead, both, []End{{markB, routes.IPv4, true}}},
+		{"the better tier returns in one family: all of it", all, six + aDead + a6Dead, six + aDead, []End{{markB, routes.IPv6, true}}},
 		{"the better tier was there: nothing moves", all, both, both, nil},
 		{"the better tier returns degraded: not yet", all, both + aDead, both + aIll, nil},
-		{"the better tier is well again", all, both + aIll, both, []End{{markB, routes.IPv4}}},
-		{"the better tier returns: the metered line is left", meteredB, both + aDead, both, []End{{markB, routes.IPv4}}},
+		{"the better tier is well again", all, both + aIll, both, []End{{markB, routes.IPv4, true}}},
+		{"the better tier returns: the metered line is left", meteredB, both + aDead, both, []End{{markB, routes.IPv4, true}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

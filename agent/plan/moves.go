@@ -11,6 +11,9 @@ import (
 type End struct {
 	Mark   uint32
 	Family routes.Family // 0: both
+	// Outgoing: only those that began behind the router. What came in, and what
+	// chose its address itself, cannot move.
+	Outgoing bool
 }
 
 // Ended returns whose connections cannot, or should not, go on in the new plan
@@ -49,7 +52,7 @@ func Ended(old, new Plan) []End {
 		}
 	}
 	for _, e := range returned(old, new) {
-		if !slices.Contains(ends, e) && !slices.Contains(ends, End{Mark: e.Mark}) {
+		if !slices.Contains(ends, e) && !slices.Contains(ends, End{Mark: e.Mark}) && !slices.Contains(ends, End{Mark: e.Mark, Family: e.Family}) {
 			ends = append(ends, e)
 		}
 	}
@@ -73,7 +76,7 @@ func returned(old, new Plan) []End {
 			for _, u := range new.Uplinks {
 				stoodIn := slices.ContainsFunc(before.Members, func(m Member) bool { return m.Uplink == u.Name })
 				if stoodIn && !new.serves(u.Name, f) && (p.MoveBack || u.Metered) {
-					ends = append(ends, End{u.Mark, f})
+					ends = append(ends, End{u.Mark, f, true})
 				}
 			}
 		}
@@ -96,7 +99,7 @@ func endedLegs(old, new Plan, o, n Uplink) []End {
 		carries := func(u Uplink) bool { return u.Leg(f).Usable }
 		lost := !carries(n) && slices.ContainsFunc(new.Uplinks, carries) && (carries(o) || !slices.ContainsFunc(old.Uplinks, carries))
 		if lost || moved(*o.Leg(f), *n.Leg(f)) {
-			ends = append(ends, End{n.Mark, f})
+			ends = append(ends, End{Mark: n.Mark, Family: f})
 		}
 	}
 	both := len(ends) == 2

@@ -72,13 +72,13 @@ func TestEnded(t *testing.T) {
 		{"a temporary IPv6 address ends", step{twoConfig, links + bUp + "addr eth2 2001:db8::1111/64 secondary\naddr eth2 2001:db8::1/64\ndefault eth2 via fe80::1\n"},
 			step{twoConfig, links + bUp + "addr eth2 2001:db8::1/64\ndefault eth2 via fe80::1\n"}, nil},
 		{"another IPv6 prefix", step{twoConfig, links + bUp + "addr eth2 2001:db8::1/64\ndefault eth2 via fe80::1\n"},
-			step{twoConfig, links + bUp + "addr eth2 2001:db8:1::1/64\ndefault eth2 via fe80::1\n"}, []End{{markB, routes.IPv6}}},
-		{"another IPv4 address, the same IPv6", step{twoConfig, links + bUp + b6}, step{twoConfig, links + bNew + b6}, []End{{markB, routes.IPv4}}},
+			step{twoConfig, links + bUp + "addr eth2 2001:db8:1::1/64\ndefault eth2 via fe80::1\n"}, []End{{Mark: markB, Family: routes.IPv6}}},
+		{"another IPv4 address, the same IPv6", step{twoConfig, links + bUp + b6}, step{twoConfig, links + bNew + b6}, []End{{Mark: markB, Family: routes.IPv4}}},
 		{"both addresses change", step{twoConfig, links + bUp + b6}, step{twoConfig, links + bNew + strings.ReplaceAll(b6, "db8::", "db8:1::")}, []End{{Mark: markB}}},
-		{"b loses IPv6", step{twoConfig, links + aUp + a6 + bUp + b6}, step{twoConfig, links + aUp + a6 + bUp}, []End{{markB, routes.IPv6}}},
+		{"b loses IPv6", step{twoConfig, links + aUp + a6 + bUp + b6}, step{twoConfig, links + aUp + a6 + bUp}, []End{{Mark: markB, Family: routes.IPv6}}},
 		{"b loses IPv6, which nobody else has", step{twoConfig, links + aUp + bUp + b6}, step{twoConfig, links + aUp + bUp}, nil},
-		{"after both lost IPv6, a gets it back first", step{twoConfig, links + aUp + bUp}, step{twoConfig, links + aUp + a6 + bUp}, []End{{markB, routes.IPv6}}},
-		{"b loses IPv4", step{twoConfig, links + aUp + a6 + bUp + b6}, step{twoConfig, links + aUp + a6 + b6}, []End{{markB, routes.IPv4}}},
+		{"after both lost IPv6, a gets it back first", step{twoConfig, links + aUp + bUp}, step{twoConfig, links + aUp + a6 + bUp}, []End{{Mark: markB, Family: routes.IPv6}}},
+		{"b loses IPv4", step{twoConfig, links + aUp + a6 + bUp + b6}, step{twoConfig, links + aUp + a6 + b6}, []End{{Mark: markB, Family: routes.IPv4}}},
 		{"IPv6 comes", step{twoConfig, links + bUp}, step{twoConfig, links + bUp + "addr eth2 2001:db8:1::1/64\ndefault eth2 via fe80::1\n"}, nil},
 
 		{"a is removed", step{twoConfig, links + aUp + bUp}, step{oneConfig, links + aUp + bUp}, []End{{Mark: markA}}},
@@ -108,7 +108,7 @@ func TestEnded(t *testing.T) {
 			got := Ended(from, to)
 			slices.SortFunc(got, func(a, b End) int { return int(a.Mark) - int(b.Mark) })
 			if !slices.Equal(got, tt.want) {
-				t.Errorf("ended %#x, want %#x", got, tt.want)
+				t.Errorf("ended %+v, want %+v", got, tt.want)
 			}
 		})
 	}
@@ -128,23 +128,23 @@ func TestEndedAfterDown(t *testing.T) {
 		want    []End
 	}{
 		{"as it was", links + bUp + b6, nil},
-		{"with another address", links + bNew + b6, []End{{markB, routes.IPv4}}},
-		{"with another prefix", links + bUp + strings.ReplaceAll(b6, "db8::", "db8:1::"), []End{{markB, routes.IPv6}}},
+		{"with another address", links + bNew + b6, []End{{Mark: markB, Family: routes.IPv4}}},
+		{"with another prefix", links + bUp + strings.ReplaceAll(b6, "db8::", "db8:1::"), []End{{Mark: markB, Family: routes.IPv6}}},
 	} {
 		old := at(links + bUp + b6)
 		for _, facts := range []string{links, "link eth1 3\nlink eth2 4 nocarrier\n" + bUp, links} {
 			down := at(facts)
 			if got := Ended(old, down); got != nil {
-				t.Errorf("%s: while down, %#x ended", tt.name, got)
+				t.Errorf("%s: while down, %+v ended", tt.name, got)
 			}
 			old = Settled(old, down)
 		}
 		back := at(tt.returns)
 		if got := Ended(old, back); !slices.Equal(got, tt.want) {
-			t.Errorf("%s: ended %#x, want %#x", tt.name, got, tt.want)
+			t.Errorf("%s: ended %+v, want %+v", tt.name, got, tt.want)
 		}
 		if got := Ended(Settled(old, back), back); got != nil {
-			t.Errorf("%s: ended again: %#x", tt.name, got)
+			t.Errorf("%s: ended again: %+v", tt.name, got)
 		}
 	}
 }
@@ -162,7 +162,7 @@ func TestEndedAtStart(t *testing.T) {
 		{links, nil},
 	} {
 		if got := Ended(Plan{}, makePlan(t, twoConfig, tt.facts)); !slices.Equal(got, tt.want) {
-			t.Errorf("%q: ended %#x, want %#x", tt.facts, got, tt.want)
+			t.Errorf("%q: ended %+v, want %+v", tt.facts, got, tt.want)
 		}
 	}
 }

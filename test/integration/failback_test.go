@@ -64,6 +64,16 @@ func TestFailback(t *testing.T) {
 			must(t, better.Provider.Blackhole(true))
 			h.until(4*time.Second, "all streams are on the other tier", all(worse))
 			conns := []*lab.Conn{h.connectionOn(ctx, worse, false), h.connectionOn(ctx, worse, true)}
+			// What comes in by the lower tier cannot move, so it stays.
+			service, err := lab.NewServer(h.Topology.Router)
+			must(t, err)
+			defer service.Close()
+			var visitors []*lab.Conn
+			for _, a := range []netip.Addr{worse.Address.Addr(), worse.Address6.Addr()} {
+				visitor, err := lab.Connect(ctx, h.Internet, lab.Socket{}, netip.AddrPortFrom(a, 80))
+				must(t, err)
+				visitors = append(visitors, visitor)
+			}
 			must(t, better.Provider.Blackhole(false))
 			h.carry(ctx, []*lab.Uplink{better}, 15*time.Second)
 			begin := time.Now()
@@ -84,6 +94,9 @@ func TestFailback(t *testing.T) {
 				}
 				for _, s := range streams {
 					t.Logf("stream: %v", s.Stop())
+				}
+				for _, v := range visitors {
+					must(t, v.Ping(time.Second))
 				}
 				return
 			}
