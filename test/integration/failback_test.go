@@ -95,6 +95,12 @@ func TestFailback(t *testing.T) {
 				for _, s := range streams {
 					t.Logf("stream: %v", s.Stop())
 				}
+				// The router still knows them, before they say a word.
+				flows, _, _, err := h.Command("flows", worse.Name, "--json")
+				must(t, err)
+				if n := strings.Count(flows, `"port":80,"id":null},"nat":null,"inbound":null,"state":"established"`); n < len(visitors) {
+					t.Errorf("of %d connections that came in by the lower tier %d are left:\n%s", len(visitors), n, flows)
+				}
 				for _, v := range visitors {
 					must(t, v.Ping(time.Second))
 				}
