@@ -13,12 +13,13 @@
 //	prerouting   restore        known connection: its uplink's mark goes on the packet
 //	             classify       first packet from an uplink: bound to that uplink
 //	             rules          first packet from a client: its policy's mark goes on it
-//	             forward_ports  first packet from an uplink: port forwards
+//	             forward_ports  first packet from an uplink, or from a client to an uplink's address: port forwards
 //	output       own            the router's own packets: the same as restore
 //	             rules-local    first one of a connection: its policy's mark
 //	forward      guard          nothing enters unasked, nothing leaves un-NATed
 //	postrouting  bind           first packet, route chosen: bound to the uplink it leaves by
 //	             masquerading   and NATed to its address
+//	             clamp          where an uplink has a small MTU: TCP is told
 //
 // classify, forward_ports and bind are nat-type chains, which the kernel runs
 // for the first packet of a connection only (nf_nat_inet_fn,
