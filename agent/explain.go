@@ -17,20 +17,21 @@ import (
 )
 
 // Explain implements api.Handler. Only what the owner knows is asked of the
-// owner; the kernel is asked on a socket of its own.
+// owner; the kernel is asked on sockets of its own.
 func (h *handler) Explain(ctx context.Context, r api.ExplainRequest) (api.Explanation, error) {
 	var e explainer
-	var err error
-	asked := h.ask(ctx, func() {
-		e.plan, e.rules = h.d.plan, h.d.ruleset
-		if e.facts, err = h.d.router.Facts(); err == nil {
-			e.main, err = h.d.router.MainPrefixes()
-		}
-	})
-	if asked != nil {
-		return api.Explanation{}, asked
+	if err := h.ask(ctx, func() { e.plan, e.rules = h.d.plan, h.d.ruleset }); err != nil {
+		return api.Explanation{}, err
 	}
+	k, err := routes.Open()
 	if err != nil {
+		return api.Explanation{}, err
+	}
+	defer k.Close()
+	if e.facts, err = k.Facts(); err != nil {
+		return api.Explanation{}, err
+	}
+	if e.main, err = k.MainPrefixes(); err != nil {
 		return api.Explanation{}, err
 	}
 	lookups, err := routes.OpenLookups()

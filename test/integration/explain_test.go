@@ -27,10 +27,11 @@ var explained = flag.Int("explain", 50, "random configurations of TestExplain")
 // TestExplain: random packets through random rules and policies land where
 // "agent explain" said.
 func TestExplain(t *testing.T) {
-	for i, r := range ruleHouses {
+	houses := append(slices.Clip(ruleHouses), situation{"ten uplinks", lab.NewRouter, lab.Options{Uplinks: 10, Clients: 2, ClientAddresses: 2}})
+	for i, r := range houses {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
-			n := max(1, *explained/len(ruleHouses))
+			n := max(1, *explained/len(houses))
 			ctx := deadline(t, time.Minute+time.Duration(n)*3*time.Second)
 			h := newRuleHouse(t, r.topology, r.options)
 			// Labels have a part in the choice; nobody knows them before.
@@ -251,7 +252,7 @@ to = "192.168.0.10:80"
 		{[]string{"192.168.0.10", "198.51.100.1:444"}, "", "default", one, h.Uplinks[0].Address.Addr().String(), 1, "No rule matches."},
 		{[]string{"192.168.0.11:5000", "198.51.100.1", "--protocol", "icmp"}, "only", "", three, h.Uplinks[2].Address.Addr().String(), 1, `Rule "only" matches: it wants one uplink or nothing.`},
 		{[]string{"192.168.0.12", "198.51.100.1"}, "past", "", "", "", 0, `It is answered with "unreachable".`},
-		{[]string{"192.168.0.10", "192.168.7.9"}, "", "", "", "192.168.0.10", 0, "Table main has a route that is no default: it goes by eth9."},
+		{[]string{"192.168.0.10", "192.168.7.9"}, "", "", "", "192.168.0.10", 0, "Table main has a route that is no default: it goes by lan2."},
 		{[]string{"192.168.0.10", "192.168.0.1"}, "", "", "", "", 0, "It is for the router itself."},
 		{[]string{"local", "198.51.100.1"}, "", "default", one, h.Uplinks[0].Address.Addr().String(), 1, "The router itself sends it."},
 		{[]string{"local", "198.51.100.1:80", "--uid", "1000"}, "own", "", two, h.Uplinks[1].Address.Addr().String(), 1, `Rule "own" matches: it wants one uplink or nothing.`},
@@ -304,6 +305,43 @@ to = "192.168.0.10:80"
 	if a, failed := h.send(packet{ns: h.Client(), from: netip.MustParseAddr("192.168.0.10"), to: netip.MustParseAddr("198.51.100.77"), proto: unix.IPPROTO_TCP, dport: 443}); failed != "" || a.from != h.Uplinks[2].Address.Addr() {
 		t.Errorf("it went %v %s", a, failed)
 	}
+}
+
+// TestExplainInbound: what comes in by any uplink, to a port forward, to the
+// router itself, and unasked.
+func TestExplainInbound(t *testing.T) {
+	inRuleHouses(t, func(ctx context.Context, h *ruleHouse) {
+		client4, client6 := lab.ClientAddress(0)
+		behind, err := lab.NewServer(h.Client())
+		must(h.t, err)
+		defer behind.Close()
+		own, err := lab.NewServer(h.Topology.Router)
+		must(h.t, err)
+		defer own.Close()
+		forward := "\n[[port_forward]]\nname = %q\nprotocol = \"tcp\"\nport = 8000\nto = %q\n"
+		h.start(ctx, h.text(h.first(), fmt.Sprintf(forward, "web", netip.AddrPortFrom(client4, 80)), fmt.Sprintf(forward, "web6", netip.AddrPortFrom(client6, 80))))
+		for _, u := range h.Uplinks {
+			for _, a := range []netip.Addr{u.Address.Addr(), u.Address6.Addr()} {
+				from, to := internet(a.Is6()).Addr(), netip.AddrPortFrom(client4, 80)
+				if a.Is6() {
+					to = netip.AddrPortFrom(client6, 80)
+				}
+				only(ctx, h.t, "port forward at "+a.String(), h.Internet, bound(from, netip.AddrPortFrom(a, 8000)), 5, from) // and the neighbours are known
+				for port, why := range map[uint16]string{8000: "A port forward leads it on to " + to.String() + ".", lab.PortTCP: "It is for the router itself."} {
+					e, err := api.Dial(h.Socket()).Explain(ctx, api.ExplainRequest{From: from, To: a, Protocol: unix.IPPROTO_TCP, FromPort: 5000, ToPort: port})
+					must(h.t, err)
+					if e.Uplink == nil || *e.Uplink != u.Name || e.Source == nil || *e.Source != a || !e.Agrees || !slices.Contains(e.Why, why) {
+						h.t.Errorf("from the internet to %s port %d: %s: %q", a, port, kindOf(e), e.Why)
+					}
+				}
+			}
+			e, err := api.Dial(h.Socket()).Explain(ctx, api.ExplainRequest{From: lab.InternetAddress, To: client4, Interface: u.Interface, Protocol: unix.IPPROTO_TCP, ToPort: 80})
+			must(h.t, err)
+			if e.Uplink != nil || !e.Agrees || !slices.ContainsFunc(e.Why, func(s string) bool { return strings.HasPrefix(s, "The guard drops it") }) {
+				h.t.Errorf("unasked by %s: %q", u.Name, e.Why)
+			}
+		}
+	})
 }
 
 // foreignRule leads everything to a table.
