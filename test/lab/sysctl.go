@@ -12,7 +12,7 @@ import (
 var nsDefaults = [][2]string{
 	{"net/ipv4/conf/all/rp_filter", "0"}, // replies come by another way than requests went
 	{"net/ipv4/conf/default/rp_filter", "0"},
-	{"net/ipv4/ip_local_port_range", "1024 65000"},
+	{"net/ipv4/ip_local_port_range", "10000 65000"}, // clear of the ports of servers
 	{"net/ipv6/conf/all/disable_ipv6", "0"},
 	{"net/ipv6/conf/default/disable_ipv6", "0"},
 	{"net/ipv6/conf/all/accept_dad", "0"}, // addresses are usable at once
