@@ -381,8 +381,19 @@ func statement(x map[string]any) string {
 			return kind + " " + expression(m["target"])
 		case "reject":
 			return "reject with " + expression(m["type"])
+		case "masquerade":
+			if m != nil {
+				return "masquerade to :" + expression(m["port"])
+			}
 		case "snat", "dnat":
-			return fmt.Sprintf("%s %s to %s", kind, m["family"], expression(m["addr"]))
+			to := expression(m["addr"])
+			if m["port"] != nil {
+				if strings.Contains(to, ":") {
+					to = "[" + to + "]"
+				}
+				to += ":" + expression(m["port"])
+			}
+			return fmt.Sprintf("%s %s to %s", kind, m["family"], to)
 		}
 		if v == nil { // accept, drop, return, masquerade
 			return kind
@@ -432,6 +443,8 @@ func expression(v any) string {
 					return expression(x)
 				}
 				return "{ " + expressions(list, ", ") + " }"
+			case "range":
+				return expressions(list, "-")
 			case "prefix":
 				return expression(m["addr"]) + "/" + expression(m["len"])
 			case "map":
