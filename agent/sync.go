@@ -248,14 +248,14 @@ func (d *daemon) end(leaving []nat.Uplink, p plan.Plan) error {
 	var errs []error
 	for _, e := range ends {
 		if e.Outgoing {
-			d.Log.Info("moving the connections of an uplink that stood in for a better one", "mark", fmt.Sprintf("%#x", e.Mark), "family", e.Family)
+			d.Log.Info("moving the connections of an uplink that stood in for a better one", "mark", fmt.Sprintf("%#x", e.Mark), "family", e.Family.Name())
 			errs = append(errs, d.tracker.DeleteOutgoing(e.Mark, p.NAT.Mask, uint8(e.Family)))
 			continue
 		}
 		if e.Family == 0 {
 			d.Log.Info("ending the connections of an uplink that cannot carry them any more", "mark", fmt.Sprintf("%#x", e.Mark))
 		} else {
-			d.Log.Info("ending the connections of an uplink that cannot carry this family any more", "mark", fmt.Sprintf("%#x", e.Mark), "family", e.Family)
+			d.Log.Info("ending the connections of an uplink that cannot carry this family any more", "mark", fmt.Sprintf("%#x", e.Mark), "family", e.Family.Name())
 		}
 		errs = append(errs, d.tracker.DeleteByMark(e.Mark, p.NAT.Mask, uint8(e.Family)))
 	}

@@ -553,6 +553,9 @@ func TestFamilyLost(t *testing.T) {
 	if diff := cmp.Diff([]string{"delete connections 0x1000000/0xff000000 of family 10, ip_forward is 0"}, deletions); diff != "" {
 		t.Errorf("deletions (-want +got)\n%s", diff)
 	}
+	if log := r.log.take(); !strings.Contains(log, "mark=0x1000000 family=IPv6") {
+		t.Errorf("log:\n%s", log)
+	}
 }
 
 // A route that the kernel refuses delays nobody else's failover, and what is

@@ -29,6 +29,14 @@ func FamilyOf(a netip.Addr) Family {
 	return IPv6
 }
 
+// Name returns "IPv4" or "IPv6", for people.
+func (f Family) Name() string {
+	if f == IPv4 {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
 // String returns the ip(8) option that selects f.
 func (f Family) String() string {
 	if f == IPv4 {

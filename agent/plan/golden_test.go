@@ -87,7 +87,7 @@ func describe(p Plan) string {
 		fmt.Fprintf(&b, "policy %s: id %d, table %d", q.Name, q.ID, q.Table)
 		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
 			if c := q.Choice(f); c.Tier != NoTier {
-				fmt.Fprintf(&b, ", %s tier %d %v", familyName(f), c.Tier, c.Members)
+				fmt.Fprintf(&b, ", %s tier %d %v", f.Name(), c.Tier, c.Members)
 			}
 		}
 		b.WriteString("\n")

@@ -25,29 +25,18 @@ type End struct {
 // back; its connections end when another uplink comes back first. So do those
 // of an uplink that old does not know: a predecessor may have left some.
 func Ended(old, new Plan) []End {
-	before := slices.ContainsFunc(old.Uplinks, Uplink.Usable)
-	other := slices.ContainsFunc(new.Uplinks, Uplink.Usable)
 	var ends []End
 	for _, o := range old.Uplinks {
 		i := slices.IndexFunc(new.Uplinks, func(u Uplink) bool { return u.Name == o.Name && u.ID == o.ID })
 		switch {
 		case i < 0, new.Uplinks[i].Usable() && o.Interface != new.Uplinks[i].Interface:
 			ends = append(ends, End{Mark: o.Mark})
-		case !new.Uplinks[i].Usable():
-			if other && (o.Usable() || !before) {
-				ends = append(ends, End{Mark: o.Mark})
-			}
 		default:
 			ends = append(ends, endedLegs(old, new, o, new.Uplinks[i])...)
 		}
 	}
 	for _, n := range new.Uplinks {
-		known := slices.ContainsFunc(old.Uplinks, func(u Uplink) bool { return u.Name == n.Name && u.ID == n.ID })
-		switch {
-		case known || !other:
-		case !n.Usable():
-			ends = append(ends, End{Mark: n.Mark})
-		default:
+		if !slices.ContainsFunc(old.Uplinks, func(u Uplink) bool { return u.Name == n.Name && u.ID == n.ID }) {
 			ends = append(ends, endedLegs(old, new, Uplink{}, n)...)
 		}
 	}
@@ -57,6 +46,15 @@ func Ended(old, new Plan) []End {
 		}
 	}
 	return ends
+}
+
+// heir reports whether somebody carries what an uplink would carry if it were
+// well: another uplink, by a policy that the uplink is in.
+func (p *Plan) heir(uplink string, f routes.Family) bool {
+	return slices.ContainsFunc(p.Policies, func(o Policy) bool {
+		return slices.Contains(o.Uplinks, uplink) &&
+			slices.ContainsFunc(o.Choice(f).Members, func(m Member) bool { return m.Uplink != uplink })
+	})
 }
 
 // returned returns whose connections move because a better tier is back: those
@@ -91,20 +89,21 @@ func (p *Plan) serves(uplink string, f routes.Family) bool {
 	})
 }
 
-// endedLegs is Ended for one uplink that is usable in one family at least; o is
-// what it was, the zero Uplink if that is not known.
+// endedLegs is Ended for one uplink; o is what it was, the zero Uplink if that
+// is not known.
 func endedLegs(old, new Plan, o, n Uplink) []End {
 	var ends []End
+	others := false // in a family that does not end
 	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
-		carries := func(u Uplink) bool { return u.Leg(f).Usable }
-		lost := !carries(n) && slices.ContainsFunc(new.Uplinks, carries) && (carries(o) || !slices.ContainsFunc(old.Uplinks, carries))
-		if lost || moved(*o.Leg(f), *n.Leg(f)) {
+		was, is := o.Leg(f), n.Leg(f)
+		lost := !is.Usable && new.heir(n.Name, f) && (was.Usable || !old.heir(n.Name, f))
+		if lost || moved(*was, *is) {
 			ends = append(ends, End{Mark: n.Mark, Family: f})
+		} else {
+			others = others || is.Usable || len(was.Addresses)+len(is.Addresses) > 0
 		}
 	}
-	both := len(ends) == 2
-	one := len(ends) == 1 && o.Usable() && !(o.V4.Usable && o.V6.Usable) && o.Leg(ends[0].Family).Usable
-	if both || one { // there are no others
+	if len(ends) > 0 && !others {
 		return []End{{Mark: n.Mark}}
 	}
 	return ends
@@ -122,11 +121,7 @@ func Settled(old, p Plan) Plan {
 			continue
 		}
 		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
-			leg, heir := u.Leg(f), Uplink.Usable
-			if u.Usable() {
-				heir = func(n Uplink) bool { return n.Leg(f).Usable }
-			}
-			if !leg.Usable && !slices.ContainsFunc(p.Uplinks, heir) {
+			if leg := u.Leg(f); !leg.Usable && !p.heir(u.Name, f) {
 				leg.Addresses, leg.Source = old.Uplinks[o].Leg(f).Addresses, old.Uplinks[o].Leg(f).Source
 			}
 		}

@@ -79,7 +79,7 @@ func TestEnded(t *testing.T) {
 		{"b loses IPv6, which nobody else has", step{twoConfig, links + aUp + bUp + b6}, step{twoConfig, links + aUp + bUp}, nil},
 		{"after both lost IPv6, a gets it back first", step{twoConfig, links + aUp + bUp}, step{twoConfig, links + aUp + a6 + bUp}, []End{{Mark: markB, Family: routes.IPv6}}},
 		{"b loses IPv4", step{twoConfig, links + aUp + a6 + bUp + b6}, step{twoConfig, links + aUp + a6 + b6}, []End{{Mark: markB, Family: routes.IPv4}}},
-		{"IPv6 comes", step{twoConfig, links + bUp}, step{twoConfig, links + bUp + "addr eth2 2001:db8:1::1/64\ndefault eth2 via fe80::1\n"}, nil},
+		{"IPv6 comes: who had it before a died is not known", step{twoConfig, links + bUp}, step{twoConfig, links + bUp + "addr eth2 2001:db8:1::1/64\ndefault eth2 via fe80::1\n"}, []End{{Mark: markA}}},
 
 		{"a is removed", step{twoConfig, links + aUp + bUp}, step{oneConfig, links + aUp + bUp}, []End{{Mark: markA}}},
 		{"a is removed while b dies", step{twoConfig, links + aUp + bUp}, step{oneConfig, links}, []End{{Mark: markA}}},
@@ -163,6 +163,39 @@ func TestEndedAtStart(t *testing.T) {
 	} {
 		if got := Ended(Plan{}, makePlan(t, twoConfig, tt.facts)); !slices.Equal(got, tt.want) {
 			t.Errorf("%q: ended %+v, want %+v", tt.facts, got, tt.want)
+		}
+	}
+}
+
+// Connections end only where somebody carries what their uplink carried: an
+// uplink that no policy of theirs leads to takes nothing over.
+func TestHeirs(t *testing.T) {
+	t.Parallel()
+	dual := links + aUp + a6 + bUp + b6
+	for _, tt := range []struct {
+		name, config, from, to string
+		want                   []End
+	}{
+		{"b is in no policy", "[policy.default]\ntiers = [[\"a\"]]\n", dual, links + bUp + b6, nil},
+		{"a is in no policy", "[policy.default]\ntiers = [[\"b\"]]\n", dual, links + bUp + b6, nil},
+		{"b is in another policy", "[policy.default]\ntiers = [[\"a\"]]\n[policy.other]\ntiers = [[\"b\"]]\n", dual, links + bUp + b6, nil},
+		{"b is in one of a's policies", "[policy.default]\ntiers = [[\"b\"]]\n[policy.other]\ntiers = [[\"b\", \"a\"]]\n", dual, links + bUp + b6, []End{{Mark: markA}}},
+		{"b is in a lower tier", "[policy.default]\ntiers = [[\"a\"], [\"b\"]]\n", dual, links + bUp + b6, []End{{Mark: markA}}},
+		{"a policy falls back to b", "[policy.default]\ntiers = [[\"b\"]]\n[policy.other]\ntiers = [[\"a\"]]\nfallback = \"default\"\n", dual, links + bUp + b6, []End{{Mark: markA}}},
+		{"a rule is for a only", "[policy.default]\ntiers = [[\"b\"]]\n[[rule]]\nlocal = true\nuplink = \"a\"\n", dual, links + bUp + b6, nil},
+		{"b has IPv4 only", "", links + aUp + a6 + bUp, links + bUp, []End{{Mark: markA, Family: routes.IPv4}}},
+		{"b has IPv6 only", "", links + aUp + a6 + b6, links + b6, []End{{Mark: markA, Family: routes.IPv6}}},
+		{"b gets IPv6 when a is dead", "", links + bUp, links + bUp + b6, []End{{Mark: markA}}},
+	} {
+		c := mustConfig(t, twoConfig+tt.config)
+		ids := Assign(IDs{}, c)
+		at := func(facts string) Plan { return Make(Input{Config: c, Facts: mustFacts(t, facts), IDs: ids}) }
+		old, now := at(tt.from), at(tt.to)
+		if got := Ended(old, now); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: ended %+v, want %+v", tt.name, got, tt.want)
+		}
+		if got := Ended(Settled(old, now), now); got != nil {
+			t.Errorf("%s: ended again: %+v", tt.name, got)
 		}
 	}
 }

@@ -99,6 +99,8 @@ type Policy struct {
 	Mark   uint32
 	Table  int
 	V4, V6 Choice
+	// Uplinks are those that may carry it, in any tier.
+	Uplinks []string
 	// MoveBack: when a better tier is back, the connections move to it, too.
 	MoveBack bool
 	Bypass   bool // the main table carries it

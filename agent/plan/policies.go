@@ -46,6 +46,7 @@ func (m *maker) makePolicy(c config.Policy) Policy {
 		p.V4.Tier, p.V6.Tier = NoTier, NoTier
 		return p
 	}
+	p.Uplinks = slices.Concat(m.tiers(c)...)
 	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
 		*p.Choice(f) = m.choose(c, f)
 		if c.Fallback == config.FallbackDefault && p.Choice(f).Tier == NoTier {

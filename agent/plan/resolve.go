@@ -74,7 +74,7 @@ func (m *maker) twins() {
 			if key.Gateway.IsValid() {
 				through = "gateway " + key.Gateway.String()
 			}
-			*leg = Leg{Wanted: leg.Wanted, Reason: fmt.Sprintf("uplink %s has %s on %s too: they are one for %s", owner, through, u.Interface, familyName(f))}
+			*leg = Leg{Wanted: leg.Wanted, Reason: fmt.Sprintf("uplink %s has %s on %s too: they are one for %s", owner, through, u.Interface, f.Name())}
 			if f == routes.IPv4 && m.out(u.Name) == "" {
 				m.warn("uplink %s: %s; give one of them another gateway", u.Name, leg.Reason)
 			}
@@ -159,7 +159,7 @@ func linkReason(name string, l *routes.Link) string {
 
 // resolveLeg finds gateway and addresses of one family.
 func (m *maker) resolveLeg(c *config.Uplink, link *routes.Link, f routes.Family, g config.Gateway, leg *Leg) {
-	name := familyName(f)
+	name := f.Name()
 	own := m.addresses(link.Index, f)
 	chosen := slices.DeleteFunc(slices.Clone(c.Addresses), func(a netip.Addr) bool { return routes.FamilyOf(a) != f })
 	if len(chosen) > 0 {
@@ -217,13 +217,6 @@ func (m *maker) resolveLeg(c *config.Uplink, link *routes.Link, f routes.Family,
 	if slices.ContainsFunc(m.Facts.FailedNeighbours, func(n routes.Neighbour) bool { return n.Index == hop.Index && n.Addr == hop.Gateway }) {
 		leg.Unmet = fmt.Sprintf("gateway %s does not answer on %s (%s): look at cable, modem and the provider's router", hop.Gateway, link.Name, resolution(f))
 	}
-}
-
-func familyName(f routes.Family) string {
-	if f == routes.IPv4 {
-		return "IPv4"
-	}
-	return "IPv6"
 }
 
 // addresses are the usable global addresses of one family on an interface, in

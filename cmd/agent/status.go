@@ -115,10 +115,14 @@ func gateways(u api.UplinkStatus) string {
 	return addresses(all)
 }
 
-// milliseconds prints a time in about two digits.
+// milliseconds prints a time in about two digits. What is shorter than can be
+// shown took some time nevertheless.
 func milliseconds(ms *float64) string {
-	if ms == nil {
+	switch {
+	case ms == nil:
 		return "-"
+	case *ms < 0.05:
+		return "<0.1ms"
 	}
 	return digits(*ms) + "ms"
 }

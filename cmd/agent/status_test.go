@@ -68,6 +68,15 @@ func TestPrintStatus(t *testing.T) {
 	}
 }
 
+func TestMilliseconds(t *testing.T) {
+	t.Parallel()
+	for ms, want := range map[float64]string{0: "<0.1ms", 0.049: "<0.1ms", 0.05: "0.1ms", 0.42: "0.4ms", 9.94: "9.9ms", 9.96: "10ms", 712.6: "713ms"} {
+		if got := milliseconds(&ms); got != want {
+			t.Errorf("%v: %q, want %q", ms, got, want)
+		}
+	}
+}
+
 func TestSize(t *testing.T) {
 	t.Parallel()
 	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 1 << 20: "1.0 MiB", 1 << 30: "1.0 GiB", 1 << 40: "1.0 TiB", 1 << 60: "1048576.0 TiB"} {
