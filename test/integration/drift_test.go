@@ -171,11 +171,11 @@ func (h *house) neighbourly() {
 func (h *house) mended(what, lost string, edit func() error) {
 	h.t.Helper()
 	before, logged := h.state(true), len(h.Log())
-	begin := time.Now()
 	if err := edit(); err != nil {
 		h.t.Errorf("%s: %v", what, err)
 		return
 	}
+	begin := time.Now() // before that, not all was lost yet
 	// Routes are mended at once, perhaps before anybody can look: the log is the
 	// witness that there was something to mend.
 	for h.state(true) != before || !strings.Contains(h.Log()[logged:], lost) {
@@ -188,6 +188,15 @@ func (h *house) mended(what, lost string, edit func() error) {
 	h.t.Logf("mended: %s: after %.0f ms", what, ms(took))
 	if took > time.Second {
 		h.t.Errorf("%s: mended after %v", what, took)
+	}
+}
+
+// atOnce makes one edit of what takes several messages: the agent stands still
+// meanwhile. Otherwise it may mend the first half before the second is done,
+// which would then meet something else, and count as one repair more.
+func (h *house) atOnce(edit func() error) func() error {
+	return func() error {
+		return errors.Join(h.Signal(syscall.SIGSTOP), edit(), h.Signal(syscall.SIGCONT))
 	}
 }
 

@@ -120,7 +120,7 @@ func TestRulesForeignEdits(t *testing.T) {
 		})
 	}
 	// With no rule in between, somebody can get at the elements.
-	h.mended("chain rules and the elements of all its sets deleted", "chain rules", func() error {
+	h.mended("chain rules and the elements of all its sets deleted", "chain rules", h.atOnce(func() error {
 		return errors.Join(h.transaction(func(c *nftables.Conn) error {
 			c.FlushChain(&nftables.Chain{Name: "rules", Table: ourTable})
 			return nil
@@ -138,13 +138,13 @@ func TestRulesForeignEdits(t *testing.T) {
 			}
 			return err
 		}))
-	})
+	}))
 	h.rightWays("with the elements deleted")
 	s, err := h.Status(ctx)
 	must(t, err)
 	handle := h.Topology.Router.Handle()
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		h.mended("rules of policies deleted", fmt.Sprintf("pref %d", 10500), func() error {
+		h.mended("rules of policies deleted", fmt.Sprintf("pref %d", 10500), h.atOnce(func() error {
 			rules, err := handle.RuleList(family)
 			for _, r := range rules {
 				if r.Priority == 10500 || r.Priority == 32764 {
@@ -153,15 +153,15 @@ func TestRulesForeignEdits(t *testing.T) {
 				}
 			}
 			return err
-		})
+		}))
 		for _, p := range s.Policies[1:] {
-			h.mended("routes of policy "+p.Name+" deleted", fmt.Sprintf("table %d", 20000+p.ID), func() error {
+			h.mended("routes of policy "+p.Name+" deleted", fmt.Sprintf("table %d", 20000+p.ID), h.atOnce(func() error {
 				routes, err := handle.RouteListFiltered(family, &netlink.Route{Table: 20000 + p.ID}, netlink.RT_FILTER_TABLE)
 				for _, r := range routes {
 					err = errors.Join(err, handle.RouteDel(&r))
 				}
 				return err
-			})
+			}))
 		}
 	}
 	h.rightWays("in the end")
