@@ -25,6 +25,7 @@ type chainMessage struct {
 // ruleMessage is what we need of one rule (NFT_MSG_NEWRULE).
 type ruleMessage struct {
 	table, chain, comment string
+	handle                uint64
 }
 
 // setMessage is what we need of one set (NFT_MSG_NEWSET).
@@ -65,7 +66,7 @@ func decodeState(tables, chains, rules, sets []netlink.Message) (State, error) {
 			return State{}, err
 		}
 		if c, ok := s.chains[r.chain]; ok && r.table == TableName {
-			c.rules = append(c.rules, r.comment)
+			c.rules, c.handles = append(c.rules, r.comment), append(c.handles, r.handle)
 			s.chains[r.chain] = c
 		}
 	}
@@ -151,6 +152,8 @@ func decodeRule(m netlink.Message) (r ruleMessage, err error) {
 			r.table = ad.String()
 		case unix.NFTA_RULE_CHAIN:
 			r.chain = ad.String()
+		case unix.NFTA_RULE_HANDLE:
+			r.handle = ad.Uint64()
 		case unix.NFTA_RULE_USERDATA:
 			r.comment = comment(ad.Bytes())
 		}

@@ -64,14 +64,28 @@ func (t *Table) Close() {
 	t.write, t.read = nil, nil
 }
 
-// Write makes the kernel hold want, in one transaction, given what Read found.
-// Chains and sets that are right already are left alone. Long sets are loaded
-// before, in transactions of their own that change nothing for packets.
+// Write makes the kernel hold want, given what Read found: for packets, in one
+// transaction. Chains and sets that are right already are left alone. Long sets
+// are loaded before, and what nothing leads to any more is deleted behind, in
+// transactions of their own that change nothing for packets.
 func (t *Table) Write(have State, want Ruleset) error {
 	for _, b := range difference(have, want) {
 		if err := t.commit("writing", b); err != nil {
 			return err
 		}
+	}
+	if !have.Exists {
+		return nil
+	}
+	have, err := t.Read()
+	if err != nil {
+		return err
+	}
+	if !have.Exists {
+		return fmt.Errorf("writing table inet %s: somebody deleted it meanwhile", TableName)
+	}
+	if b := leftovers(have, want); b != nil {
+		return t.commit("tidying", b)
 	}
 	return nil
 }

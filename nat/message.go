@@ -24,44 +24,62 @@ type batch struct {
 	err      error
 }
 
-// difference makes the transactions that turn what Read found into want: the
-// last one does it, all at once; those before it load long sets, which nothing
-// looks at yet. Chains that are right already are left alone.
+// difference makes the transactions that turn what Read found into want, but
+// for what nothing leads to any more (leftovers). The last one does it, all at
+// once; those before it load long sets, which nothing looks at yet. Chains that
+// are right already are left alone.
+//
+// A transaction that deletes a rule ends the elements of its map, or of a map
+// that goes with it, in the same moment (nft_map_deactivate,
+// net/netfilter/nf_tables_api.c). A packet that is among the old rules then
+// finds nothing in it: it would leave without NAT, or unbound. So new rules come
+// before the old ones in their chains, and those go when no packet can be among
+// them.
 func difference(have State, want Ruleset) []*batch {
 	var all []*batch
 	refill, stale := have.changes(want)
+	refill = slices.DeleteFunc(refill, func(c Chain) bool {
+		old, ok := have.chains[c.Name]
+		return ok && old.begins(c)
+	})
 	sets, staleSets := have.setChanges(want)
 	sets = slices.DeleteFunc(sets, func(s Set) bool {
 		if len(s.Elements) <= maxElements {
 			return false
 		}
-		replace := slices.Contains(staleSets, s.Name)
-		staleSets = slices.DeleteFunc(staleSets, func(name string) bool { return name == s.Name })
-		all = append(all, loading(s, replace)...)
+		all = append(all, loading(s, slices.Contains(staleSets, s.Name))...)
 		return true
 	})
-	b := newBatch()
-	for _, c := range refill {
-		if _, ok := have.chains[c.Name]; ok {
-			b.flushChain(c.Name)
+	b, there := newBatch(), have.Exists && !have.Dormant
+	if there {
+		b = emptyBatch() // where the table has gone meanwhile, it fails
+	}
+	empty := len(b.messages)
+	for _, s := range sets {
+		if slices.Contains(staleSets, s.Name) { // half of it, and nothing looks things up in it
+			b.deleteSet(s.Name)
 		}
 	}
-	for _, name := range stale {
-		b.flushChain(name)
-	}
-	// No rule leads any more to chains and sets that go, or to chains that move
-	// to another hook.
-	for _, name := range staleSets {
-		b.deleteSet(name)
+	moves := func(c Chain) bool { old, ok := have.chains[c.Name]; return ok && old.base != c.base() }
+	moving := slices.ContainsFunc(refill, moves) // to other hooks: only another version's do, and no rule may lead to one
+	stays := func(c Chain) bool { return len(have.chains[c.Name].rules) > 0 && !moving }
+	if moving {
+		for _, name := range append(stale, names(refill)...) {
+			if len(have.chains[name].rules) > 0 {
+				b.flushChain(name)
+			}
+		}
 	}
 	for _, c := range refill {
-		if old, ok := have.chains[c.Name]; ok && old.base != c.base() {
+		if moves(c) {
 			b.deleteChain(c.Name)
 		}
 	}
 	// All chains and sets exist before the first rule or element that leads to one.
 	for _, c := range refill {
-		b.addChain(c)
+		if _, ok := have.chains[c.Name]; !ok || moves(c) {
+			b.addChain(c)
+		}
 	}
 	for _, s := range sets {
 		b.addNamed(s)
@@ -70,15 +88,61 @@ func difference(have State, want Ruleset) []*batch {
 		}
 	}
 	for _, c := range refill {
-		for _, r := range c.Rules {
-			b.addRule(c.Name, r)
+		if !stays(c) {
+			for _, r := range c.Rules {
+				b.addRule(c.Name, r, last)
+			}
+			continue
 		}
+		b.addRule(c.Name, Rule{Verdict{Kind: Return}}, first)
+		for _, r := range slices.Backward(c.Rules) {
+			b.addRule(c.Name, r, first)
+		}
+	}
+	if there && len(b.messages) == empty {
+		return all
+	}
+	b.end()
+	return append(all, b)
+}
+
+func names(chains []Chain) []string {
+	var all []string
+	for _, c := range chains {
+		all = append(all, c.Name)
+	}
+	return all
+}
+
+// leftovers makes the transaction that deletes what stands behind want's rules
+// in their chains, and chains and sets that nothing leads to any more; nil if
+// there is nothing.
+func leftovers(have State, want Ruleset) *batch {
+	b := emptyBatch()
+	empty := len(b.messages)
+	for _, c := range want.Chains {
+		if old := have.chains[c.Name]; old.begins(c) && len(old.handles) == len(old.rules) {
+			for _, handle := range old.handles[len(c.Rules):] {
+				b.deleteRule(c.Name, handle)
+			}
+		}
+	}
+	_, stale := have.changes(want)
+	for _, name := range stale {
+		b.flushChain(name)
+	}
+	_, sets := have.setChanges(want)
+	for _, name := range sets {
+		b.deleteSet(name)
 	}
 	for _, name := range stale {
 		b.deleteChain(name)
 	}
+	if len(b.messages) == empty {
+		return nil
+	}
 	b.end()
-	return append(all, b)
+	return b
 }
 
 // maxElements is how long a set may be to be written with everything else, and
@@ -134,10 +198,16 @@ func removal() *batch {
 	return b
 }
 
-// newBatch begins a transaction. Our table exists from then on.
-func newBatch() *batch {
+// emptyBatch begins a transaction.
+func emptyBatch() *batch {
 	b := &batch{}
 	b.mark(unix.NFNL_MSG_BATCH_BEGIN, "begin")
+	return b
+}
+
+// newBatch begins a transaction. Our table exists from then on.
+func newBatch() *batch {
+	b := emptyBatch()
 	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, "add table", func(ae *netlink.AttributeEncoder) {
 		ae.String(unix.NFTA_TABLE_NAME, TableName)
 		ae.Uint32(unix.NFTA_TABLE_FLAGS, 0)
@@ -226,13 +296,28 @@ func (b *batch) flushChain(name string) {
 	})
 }
 
-func (b *batch) addRule(chain string, r Rule) {
+// deleteRule deletes one rule of a chain.
+func (b *batch) deleteRule(chain string, handle uint64) {
+	b.add(unix.NFT_MSG_DELRULE, 0, fmt.Sprintf("delete rule %s handle %d", chain, handle), func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_RULE_TABLE, TableName)
+		ae.String(unix.NFTA_RULE_CHAIN, chain)
+		ae.Uint64(unix.NFTA_RULE_HANDLE, handle)
+	})
+}
+
+// Where a rule is put in its chain (nf_tables_newrule, net/netfilter/nf_tables_api.c).
+const (
+	first netlink.HeaderFlags = 0
+	last                      = netlink.Append
+)
+
+func (b *batch) addRule(chain string, r Rule, where netlink.HeaderFlags) {
 	what := "chain " + chain + ": " + r.String()
 	e := encode(r)
 	for _, s := range e.sets {
 		b.addSet(s, what)
 	}
-	b.add(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, what, func(ae *netlink.AttributeEncoder) {
+	b.add(unix.NFT_MSG_NEWRULE, netlink.Create|where, what, func(ae *netlink.AttributeEncoder) {
 		ae.String(unix.NFTA_RULE_TABLE, TableName)
 		ae.String(unix.NFTA_RULE_CHAIN, chain)
 		nested(ae, unix.NFTA_RULE_EXPRESSIONS, func(n *netlink.AttributeEncoder) {

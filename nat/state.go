@@ -16,8 +16,9 @@ type State struct {
 }
 
 type chainState struct {
-	base  string   // type, hook, priority; "" for a regular chain
-	rules []string // comments, in order
+	base    string   // type, hook, priority; "" for a regular chain
+	rules   []string // comments, in order
+	handles []uint64 // of the same rules; none where the state is not the kernel's
 }
 
 // Chains returns the names of the chains, sorted.
@@ -153,8 +154,9 @@ func (s State) Policies() []Policy {
 	return all
 }
 
-// Commands prints what Write would do, as nft(8) commands, in the same order
-// (difference): together they are one transaction, for "nft -f".
+// Commands prints what Write would do, as nft(8) commands: together they are one
+// transaction, for "nft -f". Write takes more care of packets that are among the
+// old rules meanwhile (difference).
 func (s State) Commands(want Ruleset) []string {
 	var lines []string
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
@@ -215,6 +217,11 @@ func (s State) changes(want Ruleset) (refill []Chain, stale []string) {
 		}
 	}
 	return refill, slices.DeleteFunc(s.Chains(), func(name string) bool { return wanted[name] })
+}
+
+// begins reports whether the chain begins with c's rules.
+func (s chainState) begins(c Chain) bool {
+	return s.base == c.base() && len(s.rules) >= len(c.Rules) && sameRules(s.rules[:len(c.Rules)], c.Rules)
 }
 
 // setChanges returns the sets that are to be written, and the names of those,
