@@ -95,7 +95,7 @@ func (e *explainer) received() error {
 		return err
 	}
 	e.packet.In = e.in.Name
-	e.walk = e.rules.Walk(e.packet)
+	e.walk = e.rules.Walk(e.packet, nil)
 	if !e.walk.Prerouting() {
 		e.say("It is dropped: %s.", last(e.walk.Trace()))
 		return nil
@@ -149,7 +149,7 @@ func (e *explainer) sent() error {
 	}
 	e.packet.Source = q.From
 	e.packet.Out, e.packet.Nexthop = e.link(answer.Index), answer.Gateway
-	e.walk = e.rules.Walk(e.packet)
+	e.walk = e.rules.Walk(e.packet, nil)
 	if !e.walk.Output() {
 		e.say("It is dropped: %s.", last(e.walk.Trace()))
 		e.nowhere()

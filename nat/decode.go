@@ -31,12 +31,13 @@ type ruleMessage struct {
 // setMessage is what we need of one set (NFT_MSG_NEWSET).
 type setMessage struct {
 	table, name string
+	dynamicState
 }
 
 // decodeState makes the state of our table from the kernel's answers. Objects
 // of other tables are skipped.
 func decodeState(tables, chains, rules, sets []netlink.Message) (State, error) {
-	s := State{chains: map[string]chainState{}, sets: map[string]bool{}}
+	s := State{chains: map[string]chainState{}, sets: map[string]bool{}, dynamic: map[string]dynamicState{}}
 	for _, m := range tables {
 		t, err := decodeTable(m)
 		if err != nil {
@@ -75,8 +76,12 @@ func decodeState(tables, chains, rules, sets []netlink.Message) (State, error) {
 		if err != nil {
 			return State{}, err
 		}
-		if x.table == TableName && strings.HasPrefix(x.name, setPrefix) {
+		switch {
+		case x.table != TableName:
+		case strings.HasPrefix(x.name, setPrefix):
 			s.sets[x.name] = s.uses(x.name)
+		case isDynamic(x.name):
+			s.dynamic[x.name] = x.dynamicState
 		}
 	}
 	return s, nil
@@ -140,6 +145,24 @@ func decodeSet(m netlink.Message) (s setMessage, err error) {
 			s.table = ad.String()
 		case unix.NFTA_SET_NAME:
 			s.name = ad.String()
+		case unix.NFTA_SET_FLAGS:
+			s.flags = ad.Uint32()
+		case unix.NFTA_SET_KEY_TYPE:
+			s.keyType = ad.Uint32()
+		case unix.NFTA_SET_KEY_LEN:
+			s.keyBytes = ad.Uint32()
+		case unix.NFTA_SET_TIMEOUT:
+			s.timeout = ad.Uint64()
+		case unix.NFTA_SET_DESC:
+			ad.Nested(func(n *netlink.AttributeDecoder) error {
+				n.ByteOrder = binary.BigEndian
+				for n.Next() {
+					if n.Type() == unix.NFTA_SET_DESC_SIZE {
+						s.size = n.Uint32()
+					}
+				}
+				return nil
+			})
 		}
 	})
 	return s, err

@@ -48,6 +48,10 @@ func encode(r Rule) encoded {
 			e.verdicts(s)
 		case Lookup:
 			e.lookup(s)
+		case Update:
+			e.change(s.Fields, s.Set, unix.NFT_DYNSET_OP_UPDATE, s.Timeout)
+		case Delete:
+			e.change(s.Fields, s.Set, dynsetDelete, 0)
 		case RestoreMark: // the register still holds the masked mark when it is written: one load less than nft(8) would make of the text
 			e.add(&expr.Meta{Key: expr.MetaKeyMARK, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: native(0)},
 				&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, and(s.Mask, 0), &expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: native(0)},
@@ -169,20 +173,25 @@ func (e *encoded) fetch(f Field, mask, to uint32) {
 	}
 }
 
-// lookup looks fields up side by side: each begins a register of 4 bytes.
-func (e *encoded) lookup(l Lookup) {
-	for _, f := range l.Fields {
+// fetchTogether loads fields side by side: each begins a register of 4 bytes.
+func (e *encoded) fetchTogether(fields []Field) {
+	for _, f := range fields {
 		e.require(f)
 	}
 	at := uint32(0)
-	for _, f := range l.Fields {
-		if to := reg32(at); len(l.Fields) > 1 {
+	for _, f := range fields {
+		if to := reg32(at); len(fields) > 1 {
 			e.fetch(f, 0, to)
 		} else {
 			e.fetch(f, 0, reg)
 		}
 		at += uint32(registers(f))
 	}
+}
+
+// lookup looks fields up side by side.
+func (e *encoded) lookup(l Lookup) {
+	e.fetchTogether(l.Fields)
 	e.add(&expr.Lookup{SourceRegister: reg, SetName: l.Set, IsDestRegSet: l.Map})
 }
 

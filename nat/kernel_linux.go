@@ -229,6 +229,41 @@ func (t *Table) dump(message netlink.HeaderType, tableAttribute uint16) ([]netli
 	return messages, nil
 }
 
+// Has reports whether a dynamic set has an element now. The key is the values of
+// its fields side by side, as in Value.Raw.
+func (t *Table) Has(d Dynamic, key string) (bool, error) {
+	fail := func(err error) (bool, error) {
+		return false, fmt.Errorf("looking into set %s of table inet %s: %w", d.Name, TableName, err)
+	}
+	data, err := encodeAttributes(func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
+		ae.String(unix.NFTA_SET_ELEM_LIST_SET, d.Name)
+		list := newElementList(Set{Fields: d.Fields})
+		list.element(Element{Lo: key, Hi: key})
+		ae.Bytes(unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_LIST_ELEMENTS, list.buf)
+	})
+	if err != nil {
+		return fail(err)
+	}
+	if t.read == nil {
+		return fail(os.ErrClosed)
+	}
+	if err := t.read.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return fail(err)
+	}
+	_, err = t.read.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSETELEM, Flags: netlink.Request},
+		Data:   append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, data...),
+	})
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return false, nil
+	case err != nil:
+		return fail(errors.Join(err, t.redial()))
+	}
+	return true, nil
+}
+
 // Watch calls changed after every nftables transaction of another process, and
 // once at the start. changed must not block. Watch returns nil when ctx ends.
 func Watch(ctx context.Context, changed func()) error {

@@ -37,10 +37,11 @@ type batch struct {
 // them.
 func difference(have State, want Ruleset) []*batch {
 	var all []*batch
+	dynamic, changed, _ := have.dynamicChanges(want)
 	refill, stale := have.changes(want)
 	refill = slices.DeleteFunc(refill, func(c Chain) bool {
 		old, ok := have.chains[c.Name]
-		return ok && old.begins(c)
+		return ok && old.begins(c) && !c.uses(changed)
 	})
 	sets, staleSets := have.setChanges(want)
 	sets = slices.DeleteFunc(sets, func(s Set) bool {
@@ -61,7 +62,9 @@ func difference(have State, want Ruleset) []*batch {
 		}
 	}
 	moves := func(c Chain) bool { old, ok := have.chains[c.Name]; return ok && old.base != c.base() }
-	moving := slices.ContainsFunc(refill, moves) // to other hooks: only another version's do, and no rule may lead to one
+	// To other hooks: only another version's do, and no rule may lead to one. Nor
+	// to a dynamic set that is made anew.
+	moving := slices.ContainsFunc(refill, moves) || len(changed) > 0
 	stays := func(c Chain) bool { return len(have.chains[c.Name].rules) > 0 && !moving }
 	if moving {
 		for _, name := range append(stale, names(refill)...) {
@@ -75,6 +78,9 @@ func difference(have State, want Ruleset) []*batch {
 			b.deleteChain(c.Name)
 		}
 	}
+	for _, name := range changed {
+		b.deleteSet(name)
+	}
 	// All chains and sets exist before the first rule or element that leads to one.
 	for _, c := range refill {
 		if _, ok := have.chains[c.Name]; !ok || moves(c) {
@@ -86,6 +92,9 @@ func difference(have State, want Ruleset) []*batch {
 		for list := range newElementList(s).chunks() {
 			b.addElements(s, list)
 		}
+	}
+	for _, d := range dynamic {
+		b.addDynamic(d)
 	}
 	for _, c := range refill {
 		if !stays(c) {
@@ -132,7 +141,8 @@ func leftovers(have State, want Ruleset) *batch {
 		b.flushChain(name)
 	}
 	_, sets := have.setChanges(want)
-	for _, name := range sets {
+	_, _, dynamic := have.dynamicChanges(want)
+	for _, name := range slices.Concat(sets, dynamic) {
 		b.deleteSet(name)
 	}
 	for _, name := range stale {

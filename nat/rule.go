@@ -11,8 +11,9 @@ import (
 // Ruleset is a whole table: named sets, and chains in the order in which they
 // are written.
 type Ruleset struct {
-	Sets   []Set
-	Chains []Chain
+	Sets    []Set
+	Dynamic []Dynamic
+	Chains  []Chain
 }
 
 // Chain is one chain. A regular chain has no Hook.
@@ -59,7 +60,7 @@ const (
 type Rule []Statement
 
 // Statement is one part of a rule. The implementations below are all there
-// are: Match, Map, Lookup, RestoreMark, SetMark, Verdict, Reset, Masquerade, SNAT,
+// are: Match, Map, Lookup, Update, Delete, RestoreMark, SetMark, Verdict, Reset, Masquerade, SNAT,
 // DNAT, MaxSegment, Note.
 type Statement interface {
 	fmt.Stringer
@@ -326,6 +327,9 @@ func (r Ruleset) String() string {
 	fmt.Fprintf(&b, "table inet %s {\n", TableName)
 	for _, s := range r.Sets {
 		fmt.Fprintf(&b, "\t%s %s {\n\t\t%s\n\t}\n\n", s.kind(), s.Name, strings.Join(s.definition(), "\n\t\t"))
+	}
+	for _, d := range r.Dynamic {
+		fmt.Fprintf(&b, "\tset %s {\n\t\t%s\n\t}\n\n", d.Name, strings.Join(d.definition(), "\n\t\t"))
 	}
 	for i, c := range r.Chains {
 		if i > 0 {

@@ -67,15 +67,11 @@ type Lookup struct {
 }
 
 func (l Lookup) String() string {
-	texts := make([]string, len(l.Fields))
-	for i, f := range l.Fields {
-		texts[i] = fieldText[f]
-	}
 	operator := ""
 	if l.Map {
 		operator = "vmap "
 	}
-	return fmt.Sprintf("%s %s@%s", strings.Join(texts, " . "), operator, l.Set)
+	return fmt.Sprintf("%s %s@%s", together(l.Fields), operator, l.Set)
 }
 
 func (s Set) kind() string {

@@ -13,6 +13,7 @@ type State struct {
 	Dormant bool // somebody set the flag that switches the whole table off
 	chains  map[string]chainState
 	sets    map[string]bool // names of our constant sets; true: one of our rules looks things up in it
+	dynamic map[string]dynamicState
 }
 
 type chainState struct {
@@ -46,7 +47,7 @@ func (c Chain) base() string {
 // State returns what the kernel holds once r is written: for those who look
 // ahead, and for tests without a kernel.
 func (r Ruleset) State() State {
-	s := State{Exists: true, chains: map[string]chainState{}, sets: map[string]bool{}}
+	s := State{Exists: true, chains: map[string]chainState{}, sets: map[string]bool{}, dynamic: map[string]dynamicState{}}
 	for _, c := range r.Chains {
 		held := chainState{base: c.base()}
 		for _, rule := range c.Rules {
@@ -56,6 +57,9 @@ func (r Ruleset) State() State {
 	}
 	for _, set := range r.Sets {
 		s.sets[set.Name] = true
+	}
+	for _, d := range r.Dynamic {
+		s.dynamic[d.Name] = d.state()
 	}
 	return s
 }
@@ -80,6 +84,7 @@ func (s State) Missing(want Ruleset) []string {
 			lost = append(lost, set.kind()+" "+set.Name)
 		}
 	}
+	lost = append(lost, s.missingDynamic(want)...)
 	for _, c := range want.Chains {
 		have, ok := s.chains[c.Name]
 		switch {
@@ -118,7 +123,7 @@ func (s State) Satisfies(want Ruleset) bool {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(want.Sets, func(set Set) bool { return !s.sets[set.Name] })
+	return s.holdsDynamic(want) && !slices.ContainsFunc(want.Sets, func(set Set) bool { return !s.sets[set.Name] })
 }
 
 // Uplinks returns the uplinks that the rules in the kernel serve, with ID, Name,
@@ -165,6 +170,7 @@ func (s State) Commands(want Ruleset) []string {
 	}
 	refill, stale := s.changes(want)
 	sets, staleSets := s.setChanges(want)
+	dynamic, anew, unwanted := s.dynamicChanges(want)
 	for _, c := range refill {
 		if _, ok := s.chains[c.Name]; ok {
 			add("flush chain inet %s %s", TableName, c.Name)
@@ -178,7 +184,7 @@ func (s State) Commands(want Ruleset) []string {
 			add("delete chain inet %s %s", TableName, c.Name)
 		}
 	}
-	for _, name := range staleSets {
+	for _, name := range slices.Concat(staleSets, anew, unwanted) {
 		add("delete set inet %s %s", TableName, name)
 	}
 	for _, c := range refill {
@@ -194,6 +200,9 @@ func (s State) Commands(want Ruleset) []string {
 	for _, set := range sets {
 		add("add %s inet %s %s { %s; }", set.kind(), TableName, set.Name, strings.Join(set.definition(), "; "))
 	}
+	for _, d := range dynamic {
+		add("add set inet %s %s { %s; }", TableName, d.Name, strings.Join(d.definition(), "; "))
+	}
 	for _, c := range refill {
 		for _, r := range c.Rules {
 			add("add rule inet %s %s %s", TableName, c.Name, r)
@@ -205,14 +214,15 @@ func (s State) Commands(want Ruleset) []string {
 	return lines
 }
 
-// changes returns the chains that are to be filled anew, and the names of
-// those, sorted, that nobody wants.
+// changes returns the chains that are to be filled anew, also because a dynamic
+// set of theirs is made anew, and the names of those, sorted, that nobody wants.
 func (s State) changes(want Ruleset) (refill []Chain, stale []string) {
+	_, anew, _ := s.dynamicChanges(want)
 	wanted := map[string]bool{}
 	for _, c := range want.Chains {
 		wanted[c.Name] = true
 		old, ok := s.chains[c.Name]
-		if !ok || old.base != c.base() || !sameRules(old.rules, c.Rules) {
+		if !ok || old.base != c.base() || !sameRules(old.rules, c.Rules) || c.uses(anew) {
 			refill = append(refill, c)
 		}
 	}

@@ -29,9 +29,11 @@ type Walk struct {
 	p packet
 }
 
-// Walk begins the way of a packet that nobody has seen before.
-func (r Ruleset) Walk(p Packet) *Walk {
-	return &Walk{walker{rules: r}, packet{in: p.In, out: p.Out, src: p.Source, dst: p.Destination, nexthop: p.Nexthop, mac: p.MAC, proto: p.Protocol,
+// Walk begins the way of a packet that nobody has seen before. Holds tells what
+// is in dynamic sets, whose keys are a packet's fields as in Value.Raw; nil:
+// nothing.
+func (r Ruleset) Walk(p Packet, holds func(set, key string) bool) *Walk {
+	return &Walk{walker{rules: r, holds: holds}, packet{in: p.In, out: p.Out, src: p.Source, dst: p.Destination, nexthop: p.Nexthop, mac: p.MAC, proto: p.Protocol,
 		sport: p.SourcePort, dport: p.DestPort, dscp: p.DSCP, uid: p.UID, toUs: p.ToRouter, conn: &conn{state: stateNew, first: true}}}
 }
 
@@ -120,8 +122,12 @@ const (
 // walker runs packets through a ruleset.
 type walker struct {
 	rules Ruleset
-	trace []string
-	err   error // the first that went wrong; the packet is dropped then
+	holds func(set, key string) bool // whether a dynamic set has an element; nil: all are empty
+	// changed are the elements that packets of the walk added (true) or deleted,
+	// by set and key.
+	changed map[[2]string]bool
+	trace   []string
+	err     error // the first that went wrong; the packet is dropped then
 }
 
 func (w *walker) fail(format string, args ...any) {
@@ -234,6 +240,14 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 				w.trace = append(w.trace, chain+": "+e.Verdict.String())
 				return e.Verdict, true
 			}
+		case Update:
+			if !w.change(s.Set, s.Fields, p, true) {
+				return Verdict{}, false
+			}
+		case Delete:
+			if !w.change(s.Set, s.Fields, p, false) {
+				return Verdict{}, false
+			}
 		case RestoreMark:
 			if p.mark != 0 || p.conn == nil || p.conn.mark&s.Mask == 0 {
 				return Verdict{}, false
@@ -285,8 +299,51 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 	return Verdict{}, false
 }
 
+// key is the packet's fields side by side; false if it lacks one.
+func (p *packet) key(fields []Field) (string, bool) {
+	key := ""
+	for _, f := range fields {
+		raw, ok := p.field(f, 0)
+		if !ok {
+			return "", false
+		}
+		key += raw
+	}
+	return key, true
+}
+
+// inDynamic reports whether a dynamic set has the key.
+func (w *walker) inDynamic(set, key string) bool {
+	if added, ok := w.changed[[2]string{set, key}]; ok {
+		return added
+	}
+	return w.holds != nil && w.holds(set, key)
+}
+
+// change adds the packet's fields to a dynamic set, or deletes them; false if
+// the packet lacks one.
+func (w *walker) change(set string, fields []Field, p *packet, add bool) bool {
+	if !slices.ContainsFunc(w.rules.Dynamic, func(d Dynamic) bool { return d.Name == set && d.Packets && slices.Equal(d.Fields, fields) }) {
+		w.fail("walking through the rules: packets cannot change set %s", set)
+		return false
+	}
+	key, ok := p.key(fields)
+	if !ok {
+		return false
+	}
+	if w.changed == nil {
+		w.changed = map[[2]string]bool{}
+	}
+	w.changed[[2]string{set, key}] = add
+	return true
+}
+
 // lookup finds the element that the packet is in.
 func (w *walker) lookup(l Lookup, p *packet) (Element, bool) {
+	if slices.ContainsFunc(w.rules.Dynamic, func(d Dynamic) bool { return d.Name == l.Set }) {
+		key, ok := p.key(l.Fields)
+		return Element{}, ok && w.inDynamic(l.Set, key)
+	}
 	i := slices.IndexFunc(w.rules.Sets, func(s Set) bool { return s.Name == l.Set })
 	if i < 0 {
 		w.fail("walking through the rules: there is no set %s", l.Set)
