@@ -231,6 +231,9 @@ func (d *daemon) start(cfg *config.Config) error {
 		return err
 	}
 	d.ids = idsFrom(state)
+	if !state.Exists { // somebody took the table away, but connections may still have its marks
+		d.ids = d.remembered.IDs
+	}
 	d.accept(cfg)
 	d.settled = settledBy(state, have, cfg.Router.MarkMask)
 	d.Log.Info("starting", "version", d.Version, "config", d.Config, "uplinks", len(cfg.Uplinks))

@@ -157,14 +157,7 @@ func (d *daemon) uplinkStatus(u plan.Uplink, facts *routes.Facts) api.UplinkStat
 	if u.Reason != "" {
 		s.Reason = &u.Reason
 	}
-	shared := 0
-	for _, o := range d.plan.Uplinks {
-		if o.Interface == u.Interface {
-			shared++
-		}
-	}
-	// The interface's counters are the uplink's where it has it for itself.
-	if l := facts.Link(u.Interface); l != nil && shared == 1 && !slices.Contains(d.cfg.Router.LAN, u.Interface) {
+	if l := facts.Link(u.Interface); l != nil && ownInterface(d.cfg, u.Interface) {
 		s.RxBytes, s.TxBytes = &l.RxBytes, &l.TxBytes
 	}
 	return s

@@ -202,7 +202,7 @@ func TestMemory(t *testing.T) {
 	r.disabled["b"] = until
 	r.mustPass(time.Second)
 	kept, err := recall(r.memoryFile)
-	if legs := kept.legs(); err != nil || legs[legA].Flaps != 2 || len(legs) != 1 || !kept.Disabled["b"].Equal(until) {
+	if legs := kept.Legs; err != nil || legs[legA].Flaps != 2 || len(legs) != 1 || !kept.Disabled["b"].Equal(until) || !kept.IDs.Equal(r.ids) {
 		t.Errorf("recalled %+v, %v", kept, err)
 	}
 	for name, s := range r.states {
@@ -232,10 +232,19 @@ func TestMemory(t *testing.T) {
 	if _, err := os.Stat(r.memoryFile); err == nil {
 		t.Error("written although nothing changed")
 	}
-	for text, ok := range map[string]bool{"a/4": true, "a/6": true, "a": false, "a/5": false, "": false} {
-		if leg, got := parseLeg(text); got != ok || ok && leg.String() != text {
-			t.Errorf("parseLeg(%q) = %v, %v", text, leg, got)
-		}
+}
+
+// Connections keep their marks while our table is gone and no agent runs: the
+// next one gives everybody the id that was theirs.
+func TestIDsWithoutTable(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, twoUplinks)
+	r.remembered.IDs = plan.IDs{Uplinks: map[string]int{"a": 7, "b": 9}, Policies: map[string]int{"default": 3}}
+	if err := r.start(r.load()); err != nil {
+		t.Fatal(err)
+	}
+	if !r.ids.Equal(r.remembered.IDs) {
+		t.Errorf("ids %v, want %v", r.ids, r.remembered.IDs)
 	}
 }
 

@@ -132,7 +132,7 @@ func (d *daemon) watch(path string, counters *routes.Counters) (*health.Monitor,
 		Changed:  d.changed,
 		Log:      d.Log,
 		Rand:     mathrand.Float64,
-		Memory:   kept.legs(),
+		Memory:   kept.Legs,
 	})
 	d.monitor, d.memoryFile, d.remembered = monitor, path, kept
 	maps.Copy(d.disabled, kept.Disabled)

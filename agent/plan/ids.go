@@ -9,8 +9,8 @@ import (
 // IDs gives every uplink and policy a small number, its mark and table. Both
 // kinds share one range, from 1 to what the mark mask holds.
 type IDs struct {
-	Uplinks  map[string]int
-	Policies map[string]int
+	Uplinks  map[string]int `json:"uplinks"`
+	Policies map[string]int `json:"policies"`
 }
 
 // Assign returns ids for everything in c. Names in have keep theirs, whatever
