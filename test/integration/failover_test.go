@@ -280,6 +280,17 @@ func TestAllCablesOut(t *testing.T) {
 	h.spread(ctx, "one is held down", []*lab.Uplink{two}, []*lab.Uplink{two})
 }
 
+// doubtsSoon lets the kernel doubt its neighbours on an uplink's interface after
+// a second rather than half a minute.
+func (h *house) doubtsSoon(u *lab.Uplink) {
+	h.t.Helper()
+	for _, family := range []string{"ipv4", "ipv6"} {
+		for key, value := range map[string]string{"base_reachable_time_ms": "1000", "delay_first_probe_time": "1", "retrans_time_ms": "200"} {
+			must(h.t, h.Topology.Router.Sysctl("net/"+family+"/neigh/"+u.Interface+"/"+key, value))
+		}
+	}
+}
+
 // TestGatewayExchanged: another machine has the gateway's address now and tells
 // nobody (fault 31). The kernel finds it, and so does all that knows its MAC
 // address.
@@ -287,12 +298,7 @@ func TestGatewayExchanged(t *testing.T) {
 	ctx := deadline(t, 2*time.Minute)
 	h := newHouse(t, lab.NewSingleNIC, lab.Options{})
 	u := h.Uplinks[1]
-	// The kernel takes half a minute until it doubts a neighbour: here a second.
-	for _, family := range []string{"ipv4", "ipv6"} {
-		for key, value := range map[string]string{"base_reachable_time_ms": "1000", "delay_first_probe_time": "1", "retrans_time_ms": "200"} {
-			must(t, h.Topology.Router.Sysctl("net/"+family+"/neigh/"+u.Interface+"/"+key, value))
-		}
-	}
+	h.doubtsSoon(u)
 	h.start(ctx, rig.Probing(h.Topology, nil, quickReturn))
 	h.allUp(ctx, 5*time.Second)
 	b := h.bystanders(ctx, h.others(u)...)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -147,4 +148,65 @@ func TestOwnWhileUplinkGoes(t *testing.T) {
 		ask.Stop()
 		return answers
 	})
+}
+
+// TestForwardedWhileGatewayIsExchanged: port forwards of an uplink whose gateway
+// is another machine from one moment to the next (fault 31): what is in use goes
+// on, new requests are answered, all by that uplink, and those of the others see
+// nothing of it.
+func TestForwardedWhileGatewayIsExchanged(t *testing.T) {
+	for name, topology := range topologies {
+		t.Run(name, func(t *testing.T) {
+			ctx := deadline(t, time.Minute)
+			h := newHouse(t, topology, lab.Options{})
+			u, other := h.Uplinks[1], h.Uplinks[0]
+			h.doubtsSoon(u)
+			server4, server6 := lab.ClientAddress(0)
+			serve(t, h.Client())
+			h.start(ctx, rig.Config(h.Topology, nil,
+				forward("udp", "30077", server4.String()+":7"), forward("udp", "30077", "["+server6.String()+"]:7"),
+				forward("tcp", "8000", server4.String()+":80"), forward("tcp", "8000", "["+server6.String()+"]:80")))
+			type visit struct {
+				on     *lab.Uplink
+				from   netip.Addr
+				stream *lab.UDPStream
+				conn   *lab.Conn
+			}
+			var visits []*visit
+			for _, on := range []*lab.Uplink{u, other} {
+				for _, v6 := range []bool{false, true} {
+					v := &visit{on: on, from: internet(v6).Addr()}
+					local, to := lab.Socket{Local: internet(v6)}, addressOf(on, v6)
+					var err error
+					v.stream, err = lab.StartUDP(ctx, h.Internet, local, netip.AddrPortFrom(to, 30077), 5*time.Millisecond)
+					must(t, err)
+					v.conn, err = lab.Connect(ctx, h.Internet, local, netip.AddrPortFrom(to, 8000))
+					must(t, err)
+					defer v.conn.Close()
+					visits = append(visits, v)
+				}
+			}
+			h.until(2*time.Second, "all visitors are answered", func() bool {
+				return !slices.ContainsFunc(visits, func(v *visit) bool { return v.stream.Report().Received < 50 })
+			})
+			must(t, u.Exchange([]byte{2, 0, 0, 0, 0, 0x31}))
+			passes(ctx, 3*time.Second) // in which the kernel doubts it, and asks
+			h.until(15*time.Second, "the visitors of "+u.Name+" are answered again", func() bool {
+				now := time.Now().Add(-500 * time.Millisecond)
+				return !slices.ContainsFunc(visits, func(v *visit) bool { return !v.stream.Last(v.from).After(now) })
+			})
+			for _, v := range visits {
+				if err := v.conn.Ping(15 * time.Second); err != nil {
+					t.Errorf("a connection that came in by %s, IPv6 %v: %v", v.on.Name, v.from.Is6(), err)
+				}
+				r := v.stream.Stop()
+				t.Logf("UDP that came in by %s, IPv6 %v: %v", v.on.Name, v.from.Is6(), r)
+				if v.on == other && r.Lost() > 0 {
+					t.Errorf("a stream that came in by %s lost %d packets", v.on.Name, r.Lost())
+				}
+				only(ctx, t, "new visitors of "+v.on.Name, h.Internet, bound(v.from, netip.AddrPortFrom(addressOf(v.on, v.from.Is6()), 8000)), 5, v.from)
+			}
+			h.unchanged()
+		})
+	}
 }
