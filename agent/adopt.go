@@ -42,6 +42,7 @@ func (d *daemon) adopt(p plan.Plan) error {
 		case ok && e.Mark&p.NAT.Mask == 0:
 			bind = append(bind, conntrack.MarkUpdate{Entry: e, Mark: mark, Mask: p.NAT.Mask})
 		case ok:
+		case asItIs(e, p):
 		case e.Reply.Dst == e.Orig.Src && leaves(e.Reply.Src, inside) && !contains(p.NAT.Routed, e.Orig.Src):
 			end = append(end, e) // whoever changed its destination, nobody its source
 		}
@@ -60,6 +61,13 @@ func (d *daemon) adopt(p plan.Plan) error {
 		d.Log.Info("connections that began before the rules", "bound_to_their_uplink", bound, "deleted_because_not_nated", ended)
 	}
 	return err
+}
+
+// asItIs reports whether a connection is bound to an uplink whose own prefix its
+// client has, so that it leaves un-NATed.
+func asItIs(e conntrack.Entry, p plan.Plan) bool {
+	i := slices.IndexFunc(p.Uplinks, func(u plan.Uplink) bool { return u.Mark == e.Mark&p.NAT.Mask })
+	return i >= 0 && e.Reply.Dst == e.Orig.Src && translated(e, p.Uplinks[i])
 }
 
 // settledBy is what a predecessor's rules in the kernel tell of its plan: whose

@@ -363,7 +363,7 @@ func (e *explainer) leaves(answer routes.Answer, source netip.Addr) {
 	case masquerade:
 		to = e.masquerade(answer)
 		fallthrough
-	case to.IsValid():
+	case to.IsValid() && to != source:
 		e.out.Source = addrOrNil(to)
 		e.say("It leaves by %s with the source %s.", link, to)
 	default:
@@ -432,7 +432,8 @@ func (e *explainer) uplinkOf(a routes.Answer) *plan.Uplink {
 func (e *explainer) uplinkWith(a netip.Addr) *plan.Uplink {
 	for i := range e.plan.Uplinks {
 		u := &e.plan.Uplinks[i]
-		if slices.Contains(u.Leg(routes.FamilyOf(a)).Addresses, a) {
+		if slices.Contains(u.Leg(routes.FamilyOf(a)).Addresses, a) ||
+			u.Delegated.IsValid() && u.Delegated.Contains(a) {
 			return u
 		}
 	}

@@ -7,21 +7,25 @@ import (
 
 	"multiroute/agent/plan"
 	"multiroute/conntrack"
+	"multiroute/nat"
 	"multiroute/routes"
 )
 
-// ownAddress is an address of the router's on the interface of a usable uplink.
+// ownAddress is an address of the router's on the interface of a usable uplink,
+// or a prefix that its clients have there.
 type ownAddress struct {
-	uplink string
-	family routes.Family
-	addr   netip.Addr
+	uplink  string
+	family  routes.Family
+	addr    netip.Prefix
+	clients bool
 }
 
 // lostAddress reports whether a usable uplink has lost one of the addresses
 // that connections were last swept with (nil: never). It also returns those to
 // ask with the next time. What an uplink loses when it goes down does not
 // count: its connections end by their mark, and looking through all of them
-// would hold that up.
+// would hold that up. Only clients' prefixes are kept in mind until it returns,
+// as it may have kept its connections.
 func lostAddress(before []ownAddress, p plan.Plan, facts routes.Facts) (now []ownAddress, lost bool) {
 	now = []ownAddress{}
 	usable := func(o ownAddress) bool {
@@ -30,10 +34,21 @@ func lostAddress(before []ownAddress, p plan.Plan, facts routes.Facts) (now []ow
 	for i := range p.Uplinks {
 		link := facts.Link(p.Uplinks[i].Interface)
 		for _, a := range facts.Addrs {
-			o := ownAddress{p.Uplinks[i].Name, routes.FamilyOf(a.Prefix.Addr()), a.Prefix.Addr()}
+			own := netip.PrefixFrom(a.Prefix.Addr(), a.Prefix.Addr().BitLen())
+			o := ownAddress{p.Uplinks[i].Name, routes.FamilyOf(own.Addr()), own, false}
 			if link != nil && a.Index == link.Index && usable(o) {
 				now = append(now, o)
 			}
+		}
+		for _, t := range p.Uplinks[i].Translations {
+			if o := (ownAddress{p.Uplinks[i].Name, routes.IPv6, t.Outside, true}); usable(o) {
+				now = append(now, o)
+			}
+		}
+	}
+	for _, o := range before {
+		if o.clients && !usable(o) {
+			now = append(now, o)
 		}
 	}
 	return now, before == nil || slices.ContainsFunc(before, func(o ownAddress) bool { return usable(o) && !slices.Contains(now, o) })
@@ -72,7 +87,7 @@ func (d *daemon) sweep(p plan.Plan, facts routes.Facts) error {
 	var gone []conntrack.Entry
 	err = d.tracker.Each(conntrack.Filter{}, func(e conntrack.Entry) error {
 		u, ok := usable[e.Mark&p.NAT.Mask]
-		if ok && u.Leg(routes.Family(e.Family)).Usable && unanswerable(e, own, inside, p.NAT.Routed) {
+		if ok && u.Leg(routes.Family(e.Family)).Usable && !translated(e, u) && unanswerable(e, own, inside, p.NAT.Routed) {
 			gone = append(gone, e)
 		}
 		return nil
@@ -85,6 +100,14 @@ func (d *daemon) sweep(p plan.Plan, facts routes.Facts) error {
 		d.Log.Info("ending the connections of addresses that the router does not have any more", "connections", n)
 	}
 	return err
+}
+
+// translated reports whether a connection has the address that the uplink gives
+// its client now.
+func translated(e conntrack.Entry, u plan.Uplink) bool {
+	return slices.ContainsFunc(u.Translations, func(t nat.Translation) bool {
+		return t.Inside.Contains(e.Orig.Src) && nat.SNATPrefix{To: t.Outside}.Translate(e.Orig.Src) == e.Reply.Dst
+	})
 }
 
 // unanswerable reports whether one end of a connection with an uplink's mark

@@ -8,6 +8,7 @@ import (
 
 	"multiroute/agent/plan"
 	"multiroute/conntrack"
+	"multiroute/nat"
 	"multiroute/routes"
 )
 
@@ -72,6 +73,54 @@ func TestSweepSparesTheDown(t *testing.T) {
 	}
 }
 
+// Connections of clients with the uplink's prefix: those with the present one
+// stay.
+func TestSweepPrefixes(t *testing.T) {
+	t.Parallel()
+	const in, out = "fd00:1::5", "2606::1"
+	for _, tt := range []struct {
+		name string
+		e    conntrack.Entry
+		gone bool
+	}{
+		{"the present prefix", entry(in, out, "2001:db8:1::5", conntrack.StatusSrcNAT, markA), false},
+		{"another prefix", entry(in, out, "2001:db8:2::5", conntrack.StatusSrcNAT, markA), true},
+		{"another host's", entry(in, out, "2001:db8:1::6", conntrack.StatusSrcNAT, markA), true},
+		{"of the other uplink", entry(in, out, "2001:db8:1::5", conntrack.StatusSrcNAT, markA*2), true},
+		{"as it is", entry("2001:db8:1:9::5", out, "", 0, markA), false},
+		{"as it is by the other uplink", entry("2001:db8:1:9::5", out, "", 0, markA*2), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := started(t, twoUplinks)
+			p := r.plan
+			p.Uplinks = slices.Clone(p.Uplinks)
+			for i := range p.Uplinks {
+				p.Uplinks[i].V6.Usable = true
+			}
+			for inside, outside := range map[string]string{"fd00:1::/64": "2001:db8:1::/64", "2001:db8:1:9::/64": "2001:db8:1:9::/64"} {
+				p.Uplinks[0].Translations = append(p.Uplinks[0].Translations, nat.Translation{Inside: netip.MustParsePrefix(inside), Outside: netip.MustParsePrefix(outside)})
+			}
+			r.k.inside = []netip.Prefix{netip.MustParsePrefix("fd00:1::/64"), netip.MustParsePrefix("2001:db8:1:9::/64")}
+			tt.e.Family = uint8(routes.IPv6)
+			r.k.entries = []conntrack.Entry{tt.e}
+			if err := r.sweep(p, r.k.facts); err != nil {
+				t.Fatal(err)
+			}
+			if gone := len(r.k.ended) == 1; gone != tt.gone {
+				t.Errorf("gone %t, want %t", gone, tt.gone)
+			}
+			r.k.bound, r.k.ended, r.fresh = nil, nil, true
+			if err := r.adopt(p); err != nil {
+				t.Fatal(err)
+			}
+			if ended := len(r.k.ended) == 1; ended != (tt.name == "as it is by the other uplink") || len(r.k.bound) > 0 {
+				t.Errorf("ended when found before the rules: %t", ended)
+			}
+		})
+	}
+}
+
 func TestSweepFails(t *testing.T) {
 	t.Parallel()
 	for n := 1; n <= 3; n++ {
@@ -96,6 +145,12 @@ func TestLostAddress(t *testing.T) {
 	}
 	up := plan.Plan{Uplinks: []plan.Uplink{{Name: "a", Interface: "eth1", V4: plan.Leg{Usable: true}}}}
 	down := plan.Plan{Uplinks: []plan.Uplink{{Name: "a", Interface: "eth1"}}}
+	prefixed := func(p plan.Plan, outside string) plan.Plan {
+		p.Uplinks = slices.Clone(p.Uplinks)
+		p.Uplinks[0].V6.Usable = p.Uplinks[0].V4.Usable
+		p.Uplinks[0].Translations = []nat.Translation{{Inside: netip.MustParsePrefix("fd00:1::/64"), Outside: netip.MustParsePrefix(outside)}}
+		return p
+	}
 	var known []ownAddress
 	for _, tt := range []struct {
 		name  string
@@ -112,6 +167,13 @@ func TestLostAddress(t *testing.T) {
 		{"one is replaced", up, facts("192.0.2.11"), true},
 		{"the uplink dies with it", down, facts(), false},
 		{"it returns with another", up, facts("192.0.2.12"), false},
+		{"clients have a prefix", prefixed(up, "2001:db8:1::/64"), facts("192.0.2.12"), false},
+		{"they have another", prefixed(up, "2001:db8:2::/64"), facts("192.0.2.12"), true},
+		{"they have it still", prefixed(up, "2001:db8:2::/64"), facts("192.0.2.12"), false},
+		{"the uplink dies", prefixed(down, "2001:db8:2::/64"), facts("192.0.2.12"), false},
+		{"it is dead, and they have another", prefixed(down, "2001:db8:3::/64"), facts("192.0.2.12"), false},
+		{"it returns, and they have another", prefixed(up, "2001:db8:3::/64"), facts("192.0.2.12"), true},
+		{"they have none", up, facts("192.0.2.12"), false}, // no IPv6 either
 	} {
 		now, lost := lostAddress(known, tt.plan, tt.facts)
 		if lost != tt.lost {

@@ -123,6 +123,7 @@ func (c *compiler) classify() {
 			}
 		}
 	}
+	rules = append(rules, c.unasked()...)
 	if len(m.Entries) > 0 {
 		rules = append(rules, Rule{m})
 	}
@@ -303,7 +304,8 @@ func (c *compiler) guard() {
 	c.chain(Chain{Name: "guard-in", Rules: c.guardIn()})
 	c.chain(Chain{Name: "guard-out", Rules: c.guardOut()})
 	rules := []Rule{{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{snat, dnatted}}, Verdict{Kind: Accept}}}
-	if answers := c.answers(); len(answers.Entries) > 0 {
+	answers := c.answers()
+	if len(answers.Entries) > 0 {
 		rules = []Rule{
 			{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{snat}}, Verdict{Kind: Accept}},
 			{Match{Field: ConnStatus, Op: AnyBit, Values: []Value{dnatted}}, Match{Field: ConnDirection, Values: []Value{reply}}, answers},
@@ -315,7 +317,8 @@ func (c *compiler) guard() {
 		rules = slices.Insert(rules, 1, Rule{Match{Field: InInterface, Values: lan},
 			Match{Field: ConnStatus, Op: NoBit, Values: []Value{confirmed, snat, dnatted}}, Verdict{Goto, "guard-new"}})
 	}
-	c.chain(Chain{Name: "guard", Type: Filter, Hook: Forward, Priority: priorityFilter, Rules: append(rules, Rule{in}, Rule{out})})
+	rules = slices.Concat(c.translated(answers), rules, []Rule{{in}, {out}})
+	c.chain(Chain{Name: "guard", Type: Filter, Hook: Forward, Priority: priorityFilter, Rules: rules})
 }
 
 // onlyLAN lists the interfaces with clients; none where one of them has an
@@ -432,6 +435,7 @@ func (c *compiler) guardIn() []Rule {
 			rules = append(rules, append(r, Verdict{Kind: Accept}))
 		}
 	}
+	rules = append(rules, c.asTheyAre(false, Verdict{Kind: Accept})...)
 	return append(rules, Rule{Verdict{Kind: Drop}})
 }
 
@@ -439,6 +443,7 @@ func (c *compiler) guardOut() []Rule {
 	rules := []Rule{{Match{Field: ConnState, Op: AnyBit, Values: []Value{invalid, untracked}}, Verdict{Kind: Drop}}}
 	rules = append(rules, c.without6()...)
 	rules = append(rules, c.unNATed(Verdict{Kind: Accept})...)
+	rules = append(rules, c.asTheyAre(true, Verdict{Kind: Accept})...)
 	return append(rules,
 		// The middle of a TCP connection that conntrack has let go of, because
 		// its uplink died, or that began before the rules did. It would get an
@@ -516,6 +521,7 @@ func (c *compiler) leave(u Uplink) []Rule {
 	if u.Mark != 0 {
 		rules = append(rules, Rule{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(0)}}, SetMark{Conn: true, Mask: c.Mask, Value: u.Mark}})
 	}
+	rules = append(rules, c.translations(u)...)
 	return append(rules, Rule{Verdict{Goto, "masquerading"}})
 }
 

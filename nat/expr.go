@@ -73,6 +73,8 @@ func encode(r Rule) encoded {
 			lo, hi := e.protoRegisters(s.Ports)
 			e.add(&expr.Immediate{Register: reg, Data: s.To.AsSlice()},
 				&expr.NAT{Type: expr.NATTypeSourceNAT, Family: family, RegAddrMin: reg, RegProtoMin: lo, RegProtoMax: hi})
+		case SNATPrefix:
+			e.snatPrefix(s)
 		case DNAT:
 			e.dnat(s)
 		case MaxSegment: // the expression itself matches TCP only (nft_tcp_header_pointer)

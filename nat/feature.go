@@ -16,6 +16,7 @@ func missingOption(op string) string {
 	for _, o := range []struct{ part, option string }{
 		{"masquerade", "CONFIG_NFT_MASQ"},
 		{"dnat ip", "CONFIG_NFT_NAT"},
+		{"snat ip6 prefix", "CONFIG_NFT_NAT of Linux 5.8 or newer, or ipv6 = \"masquerade\""},
 		{"snat ip", "CONFIG_NFT_NAT"},
 		{"reject with", "CONFIG_NFT_REJECT_INET"},
 		{"fib daddr", "CONFIG_NFT_FIB_INET"},

@@ -61,7 +61,7 @@ type Rule []Statement
 
 // Statement is one part of a rule. The implementations below are all there
 // are: Match, Map, Lookup, Update, Delete, RestoreMark, SetMark, Verdict, Reset, Masquerade, SNAT,
-// DNAT, MaxSegment, Note.
+// SNATPrefix, DNAT, MaxSegment, Note.
 type Statement interface {
 	fmt.Stringer
 }

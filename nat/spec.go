@@ -57,9 +57,13 @@ type Uplink struct {
 	MACs      [][6]byte    // of its gateways, where known; needed where uplinks share an address
 	Public    []netip.Addr // its addresses by which clients, too, use port forwards; among Addresses where those are needed
 	Source    []netip.Addr // fixed source for NAT, at most one a family; none: masquerade
-	Routed6   bool         // IPv6 sources in Spec.Routed leave un-NATed
-	NoIPv6    bool
-	MTU       int // bytes; TCP connections send no larger packets; 0: nothing to do
+	// Translations change prefixes of IPv6 sources; what is in none of them is
+	// masqueraded. They do not overlap.
+	Translations []Translation
+	Delegated    netip.Prefix // what Translations take their prefixes from; not valid: nothing
+	Routed6      bool         // IPv6 sources in Spec.Routed leave un-NATed
+	NoIPv6       bool
+	MTU          int // bytes; TCP connections send no larger packets; 0: nothing to do
 }
 
 // Network is a subnet on an interface that serves clients and uplinks.

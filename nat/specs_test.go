@@ -113,6 +113,18 @@ func forwardsOfAllKinds(s *Spec) {
 	}
 }
 
+// prefixSpec has every client's prefix translated; one of them is an uplink's own.
+func prefixSpec(s Spec) Spec {
+	return changed(s, func(s *Spec) {
+		s.Uplinks[0].Delegated, s.Uplinks[1].Delegated = nets("2001:db8:1:ff00::/56")[0], nets("2001:db8:2:ff00::/60")[0]
+		for i, to := range [][]netip.Prefix{nets("2001:db8:1:ff00::/64", "2001:db8:1:ff01::/64", "2001:db8:1:ff05::/64"), nets("2001:db8:2:ff00::/64", "2001:db8:2:ff01::/64", "2001:db8:2:ff05::/64")} {
+			s.Uplinks[i].Translations = []Translation{{Inside: nets("fd00:1::/64")[0], Outside: to[0]}, {Inside: nets("2001:db8:1:ff01::/64")[0], Outside: to[1]},
+				{Inside: nets("fd00:5::/64")[0], Outside: to[2]}}
+		}
+		s.Uplinks[0].Translations[0].Except = addrs("fd00:1::2", "fd00:1::3")
+	})
+}
+
 func situations() []situation {
 	return []situation{
 		{"empty", Spec{Mask: testMask}},
@@ -148,6 +160,8 @@ func situations() []situation {
 			s.Uplinks[0].Routed6 = true
 		})},
 		{"routed-one", changed(separate(), func(s *Spec) { s.Routed = nets("203.0.113.0/28") })},
+		{"prefix", prefixSpec(separate())},
+		{"prefix-server", prefixSpec(server())},
 		{"ipv6-off", changed(separate(), func(s *Spec) { s.Uplinks[1].NoIPv6 = true })},
 		{"ipv6-off-both", changed(separate(), func(s *Spec) { s.Uplinks[0].NoIPv6, s.Uplinks[1].NoIPv6 = true, true })},
 		{"guard-off", changed(separate(), func(s *Spec) { s.Guard = false })},

@@ -279,6 +279,12 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 				p.conn.status |= statusSNAT
 			}
 			return Verdict{Kind: Accept}, true
+		case SNATPrefix:
+			p.conn.snat, p.conn.natDone[0] = s.Translate(p.src), true
+			if p.conn.snat != p.src {
+				p.conn.status |= statusSNAT
+			}
+			return Verdict{Kind: Accept}, true
 		case DNAT:
 			to, ok := s.target(p.proto, p.src, p.dport)
 			if !ok {

@@ -38,6 +38,27 @@ func TestWalk(t *testing.T) {
 		nat         string // "masquerade", an address, or ""
 		dnat        string
 	}{
+		// by prefix
+		{name: "client, by prefix", spec: prefixSpec(separate()), packet: packet{in: "eth0", out: "eth1", src: client6, dst: internet6, conn: fresh()}, conn: markOf(1), nat: "2001:db8:1:ff00::10"},
+		{name: "client, by prefix, other uplink", spec: prefixSpec(separate()), packet: packet{in: "eth0", out: "eth2", src: client6, dst: internet6, conn: fresh()}, conn: markOf(2), nat: "2001:db8:2:ff00::10"},
+		{name: "client, by prefix, IPv4", spec: prefixSpec(separate()), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, conn: fresh()}, conn: markOf(1), nat: "masquerade"},
+		{name: "in no prefix", spec: prefixSpec(separate()), packet: packet{in: "eth0", out: "eth1", src: a("fd00:2::10"), dst: internet6, conn: fresh()}, conn: markOf(1), nat: "masquerade"},
+		{name: "it would get the router's own address", spec: prefixSpec(separate()), packet: packet{in: "eth0", out: "eth1", src: a("fd00:1::2"), dst: internet6, conn: fresh()}, conn: markOf(1), nat: "masquerade"},
+		{name: "the router, by prefix", spec: prefixSpec(separate()), packet: packet{out: "eth1", src: client6, dst: internet6, conn: fresh()}, way: "sent", conn: markOf(1), nat: "masquerade"},
+		{name: "by prefix, second packet", spec: prefixSpec(separate()), packet: packet{in: "eth0", out: "eth1", src: client6, dst: internet6, conn: known(markOf(1), statusSNAT)}, mark: markOf(1), conn: markOf(1)},
+		{name: "by prefix, led elsewhere", spec: prefixSpec(separate()), packet: packet{in: "eth0", out: "eth2", src: client6, dst: internet6, conn: known(markOf(1), statusSNAT)}, drop: true, mark: markOf(1), conn: markOf(1)},
+		{name: "by prefix, answer", spec: prefixSpec(separate()), packet: packet{in: "eth1", out: "eth0", src: internet6, dst: client6, conn: inReply(known(markOf(1), statusSNAT))}, mark: markOf(1), conn: markOf(1)},
+		{name: "as it is", spec: prefixSpec(separate()), packet: packet{in: "eth0", out: "eth1", src: a("2001:db8:1:ff01::10"), dst: internet6, conn: fresh()}, conn: markOf(1), nat: "2001:db8:1:ff01::10"},
+		{name: "as it is, second packet", spec: prefixSpec(separate()), packet: packet{in: "eth0", out: "eth1", src: a("2001:db8:1:ff01::10"), dst: internet6, conn: known(markOf(1), 0)}, mark: markOf(1), conn: markOf(1)},
+		{name: "as it is, led elsewhere", spec: prefixSpec(separate()), packet: packet{in: "eth0", out: "eth2", src: a("2001:db8:1:ff01::10"), dst: internet6, conn: known(markOf(1), 0)}, drop: true, mark: markOf(1), conn: markOf(1)},
+		{name: "as it is, answer", spec: prefixSpec(separate()), packet: packet{in: "eth1", out: "eth0", src: internet6, dst: a("2001:db8:1:ff01::10"), conn: inReply(known(markOf(1), 0))}, mark: markOf(1), conn: markOf(1)},
+		{name: "as it is, answer to the other uplink", spec: prefixSpec(separate()), packet: packet{in: "eth1", out: "eth2", src: internet6, dst: a("2001:db8:1:ff01::10"), conn: inReply(known(markOf(1), 0))}, drop: true, mark: markOf(1), conn: markOf(1)},
+		{name: "as it is, answer by the other uplink", spec: prefixSpec(separate()), packet: packet{in: "eth2", out: "eth0", src: internet6, dst: a("2001:db8:1:ff01::10"), conn: inReply(known(markOf(2), 0))}, drop: true, mark: markOf(2), conn: markOf(2)},
+		{name: "unasked to a prefix", spec: prefixSpec(separate()), packet: packet{in: "eth1", out: "lo", src: internet6, dst: a("2001:db8:1:ff00::10"), conn: fresh()}, drop: true},
+		{name: "unasked to a client as it is", spec: prefixSpec(separate()), packet: packet{in: "eth1", out: "eth0", src: internet6, dst: a("2001:db8:1:ff01::10"), conn: fresh()}, drop: true},
+		{name: "to the router, in a prefix", spec: prefixSpec(separate()), packet: packet{in: "eth1", src: internet6, dst: a("2001:db8:1:ff01::1"), toUs: true, conn: fresh()}, way: "received", mark: markOf(1), conn: markOf(1)},
+		{name: "shared with clients, by prefix", spec: prefixSpec(server()), packet: packet{in: "eth0", out: "eth0", src: client6, dst: internet6, nexthop: a("fe80::2"), conn: fresh()}, conn: markOf(2), nat: "2001:db8:2:ff00::10"},
+		{name: "shared with clients, unasked", spec: prefixSpec(server()), packet: packet{in: "eth0", out: "lo", src: internet6, dst: a("2001:db8:2:ff00::10"), conn: fresh()}, drop: true},
 		// one NIC per uplink
 		{name: "client to internet", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet, nexthop: a("198.18.1.1"), mark: foreignBits, conn: &conn{state: stateNew, first: true, mark: foreignBits}},
 			mark: foreignBits, conn: markOf(1) | foreignBits, nat: "masquerade"},

@@ -6,9 +6,13 @@ import "net/netip"
 // that others (cables, DHCP and PPP clients, router advertisements, people)
 // change. It is a value; nobody writes to it after Kernel.Facts returned it.
 type Facts struct {
-	Links      []Link
-	Addrs      []Addr
-	Defaults   []DefaultRoute
+	Links    []Link
+	Addrs    []Addr
+	Defaults []DefaultRoute
+	// Delegated are the IPv6 prefixes that table main answers with "unreachable"
+	// or drops as a whole: DHCPv6 clients have it do so with what a provider has
+	// delegated (RFC 7084, WPD-5). By which interface it came they do not say.
+	Delegated  []netip.Prefix
 	Neighbours []Neighbour
 	// FailedNeighbours did not answer those who tried to reach them
 	// (NUD_FAILED); their MAC is not set. Who is tried again stays here until

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -221,13 +222,17 @@ func (k *Kernel) Facts() (Facts, error) {
 }
 
 // defaults adds the default routes of table main to f, a multipath route as
-// one entry a nexthop.
+// one entry a nexthop, and the prefixes that were delegated.
 func (k *Kernel) defaults(family Family, f *Facts) error {
 	var found []DefaultRoute
+	var delegated []netip.Prefix
 	err := func() error {
 		_, err := retry(func() (struct{}, error) {
-			found = nil
+			found, delegated = nil, nil
 			return struct{}{}, k.strict.RouteListFilteredIter(int(family), &netlink.Route{Table: TableMain}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+				if dst := prefixFromKernel(family, r.Dst); dst.Bits() != 0 && answered(r.Type) && r.Protocol != Protocol && delegable(dst) {
+					delegated = append(delegated, dst)
+				}
 				if prefixFromKernel(family, r.Dst).Bits() != 0 || r.Type != unix.RTN_UNICAST || r.Protocol == Protocol {
 					return true
 				}
@@ -251,7 +256,24 @@ func (k *Kernel) defaults(family Family, f *Facts) error {
 		return fmt.Errorf("listing default routes of table main (%s): %w", family, err)
 	}
 	f.Defaults = append(f.Defaults, found...)
+	for _, p := range delegated {
+		if !slices.Contains(f.Delegated, p) {
+			f.Delegated = append(f.Delegated, p)
+		}
+	}
 	return nil
+}
+
+// answered reports whether a route of this type leads nowhere.
+func answered(routeType int) bool {
+	return routeType == unix.RTN_UNREACHABLE || routeType == unix.RTN_BLACKHOLE || routeType == unix.RTN_PROHIBIT
+}
+
+// delegable reports whether a provider may have delegated p: it is a public
+// IPv6 prefix (RFC 4291, 2.5.4), no longer than that of one LAN, and no block of
+// a provider's own.
+func delegable(p netip.Prefix) bool {
+	return p.Addr().Is6() && p.Addr().As16()[0]>>5 == 1 && p.Bits() >= 24 && p.Bits() <= 64
 }
 
 // intruders adds to f what others have put into the tables that our rules lead
@@ -515,7 +537,8 @@ func unmap(f Family, a netip.Addr) netip.Addr {
 }
 
 // Watch calls changed whenever the kernel reports a change that may matter:
-// links, addresses, rules, default routes, our own routes, and those neighbours
+// links, addresses, rules, default routes, our own routes, delegated IPv6
+// prefixes, and those neighbours
 // that neighbour says yes to. It carries no details: the state is read anew,
 // because IPv4 sends no message for routes that die with their device and an
 // overflow loses messages anyway. Only of these neighbours it tells, before,
@@ -568,13 +591,13 @@ func watch(ctx context.Context, neighbour func(netip.Addr) bool, failed func(int
 }
 
 // matters filters the flood of a router that runs a routing daemon or has many
-// clients: of the routes only defaults and our own count (struct rtmsg,
-// linux/rtnetlink.h), of the neighbours only those asked for (struct ndmsg,
+// clients: of the routes only defaults, our own and those of delegated prefixes count
+// (struct rtmsg, linux/rtnetlink.h), of the neighbours only those asked for (struct ndmsg,
 // linux/neighbour.h). It tells which of these have failed.
 func matters(m mdnetlink.Message, neighbour func(netip.Addr) bool, failed func(int, netip.Addr)) bool {
 	switch m.Header.Type {
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		return len(m.Data) >= unix.SizeofRtMsg && (m.Data[1] == 0 || m.Data[5] == Protocol)
+		return len(m.Data) >= unix.SizeofRtMsg && (m.Data[1] == 0 || m.Data[5] == Protocol || m.Data[0] == unix.AF_INET6 && m.Data[4] == TableMain && answered(int(m.Data[7])))
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		if len(m.Data) < unix.SizeofNdMsg {
 			return false

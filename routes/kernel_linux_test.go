@@ -2,6 +2,7 @@ package routes
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -384,9 +385,19 @@ func TestFacts(t *testing.T) {
 	main(netlink.Route{Dst: any6, Family: unix.AF_INET6, Priority: 1024, Protocol: unix.RTPROT_RA, Gw: addr("fe80::1").AsSlice(), LinkIndex: w.index("eth2")})
 	main(netlink.Route{Dst: hostBits("10.0.0.0/8"), Gw: addr("198.18.0.9").AsSlice(), LinkIndex: w.index("eth0")})
 
+	main(netlink.Route{Dst: ipNet(prefix("2001:db8:1:ff00::/56")), Type: unix.RTN_UNREACHABLE, Protocol: unix.RTPROT_DHCP})
+	main(netlink.Route{Dst: ipNet(prefix("2001:db8:2:ff00::/60")), Type: unix.RTN_BLACKHOLE})
+	main(netlink.Route{Dst: ipNet(prefix("fd00::/48")), Type: unix.RTN_UNREACHABLE})         // nobody delegates this
+	main(netlink.Route{Dst: ipNet(prefix("2001:db8:3::1/128")), Type: unix.RTN_UNREACHABLE}) // one host
+	main(netlink.Route{Dst: ipNet(prefix("2001:db8:4::/56")), LinkIndex: w.index("eth0")})   // leads somewhere
+	main(netlink.Route{Dst: ipNet(prefix("198.51.100.0/24")), Type: unix.RTN_UNREACHABLE})   // IPv4
+
 	f, err := w.k.Facts()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if got := fmt.Sprint(f.Delegated); got != "[2001:db8:1:ff00::/56 2001:db8:2:ff00::/60]" {
+		t.Errorf("delegated prefixes: %s", got)
 	}
 	got := map[string]Addr{}
 	for _, a := range f.Addrs {
@@ -460,6 +471,9 @@ func TestWatch(t *testing.T) {
 			return h.RouteReplace(&netlink.Route{Dst: ipNet(prefix(dst)), Table: table, Protocol: protocol, Gw: asked.AsSlice(), LinkIndex: w.index("eth1")})
 		}
 	}
+	unreachable := func(f func(*netlink.Route) error) error {
+		return f(&netlink.Route{Dst: ipNet(prefix("2001:db8:1:ff00::/56")), Table: TableMain, Protocol: unix.RTPROT_DHCP, Type: unix.RTN_UNREACHABLE})
+	}
 	rule := netlink.NewRule()
 	rule.Family, rule.Priority, rule.Table = unix.AF_INET, 500, 77
 	for _, c := range []struct {
@@ -475,6 +489,8 @@ func TestWatch(t *testing.T) {
 		{"a default route", route("0.0.0.0/0", TableMain, unix.RTPROT_DHCP), true},
 		{"a route of ours", route("9.9.9.9/32", 20000, Protocol), true},
 		{"another route", route("10.1.0.0/16", TableMain, unix.RTPROT_BGP), false},
+		{"a delegated prefix", func() error { return unreachable(h.RouteReplace) }, true},
+		{"a delegated prefix goes", func() error { return unreachable(h.RouteDel) }, true},
 		{"a neighbour that was asked for", func() error { return neighbour("198.18.1.1") }, true},
 		{"another neighbour", func() error { return neighbour("198.18.1.77") }, false},
 		{"a link down", func() error { return w.ns.Down("eth2") }, true},

@@ -189,6 +189,16 @@ mark-mask-7:2: router.mark_mask: "0x1ffffffff" is not a hexadecimal number of 32
 mark-mask-8:2: router.mark_mask: is true, wants a hexadecimal number in quotes, such as "0xff000000"`},
 	{"mark-mask-room", `
 mark-mask-room:8: router.mark_mask: has room for 3 uplinks and policies together, and there are 4: write a mask of 3 bits or more`},
+	{"prefix6", `
+prefix6:4: uplink.a.prefix6: "dhcp" is no prefix: write "auto", a prefix such as "2001:db8:1:ff00::/56", or the provider's block as "in 2001:db8::/32"
+prefix6:8: uplink.b.prefix6: "2001:db8::1/56" has bits behind its length: write "2001:db8::/56", or "2001:db8::1" for the one host
+prefix6:12: uplink.c.prefix6: "2001:db8::/72" has no room for a LAN: write a prefix of at most /64
+prefix6:16: uplink.d.prefix6: "10.0.0.0/8" is an IPv4 prefix: write "auto", a prefix such as "2001:db8:1:ff00::/56", or the provider's block as "in 2001:db8::/32"
+prefix6:20: uplink.e.prefix6: "fe80::/10" is no prefix that a provider delegates: write "auto", a prefix such as "2001:db8:1:ff00::/56", or the provider's block as "in 2001:db8::/32"
+prefix6:24: uplink.f.prefix6: is the number 56, wants "auto", a prefix such as "2001:db8:1:ff00::/56", or the provider's block as "in 2001:db8::/32"
+prefix6:27: uplink.g.prefix6: is for ipv6 = "prefix" alone: write that, or remove this key
+prefix6:35: uplink.i.prefix6: overlaps with that of uplink "h" at prefix6:31: each prefix belongs to one uplink
+prefix6:43: uplink.k.prefix6: overlaps with that of uplink "j" at prefix6:39: each prefix belongs to one uplink`},
 	{"mtu-ipv6", `
 mtu-ipv6:3: uplink.dsl.mtu: IPv6 needs packets of 1280 bytes: write that or more, or ipv6 = "off"`},
 	{"name", `
@@ -341,7 +351,7 @@ two-none:6: uplink.cable.gateway: uplink "dsl" at two-none:3 has interface "eth1
 	{"unknown-key", `
 unknown-key:2: router.lann: unknown key: did you mean lan?
 unknown-key:3: router.foo: unknown key: known here are guard, lan, manage_sysctls, mark_mask, routed, rule_base, table_base
-unknown-key:6: uplink.dsl.iface: unknown key: known here are addresses, bandwidth, destinations, dns, enabled, gateway, gateway6, health, interface, ipv6, metered, mtu, weight
+unknown-key:6: uplink.dsl.iface: unknown key: known here are addresses, bandwidth, destinations, dns, enabled, gateway, gateway6, health, interface, ipv6, metered, mtu, prefix6, weight
 unknown-key:7: uplink.dsl.mark_mask: unknown key here: it belongs in [router]
 unknown-key:8: rooter: unknown key: did you mean router?`},
 	{"unknown-top", `
@@ -352,8 +362,7 @@ unknown-uplink:6: policy.default.weights.dsll: no uplink is called "dsll": did y
 unknown-uplink:6: policy.default.weights.lte: no uplink is called "lte": known are "dsl", "cable"
 unknown-uplink:12: port_forward[1].uplinks: no uplink is called "Cable": did you mean "cable"?`},
 	{"uplink-unsupported", `
-uplink-unsupported:3: uplink.dsl.bandwidth: not supported yet: balancing by bandwidth comes in a later version; remove this key
-uplink-unsupported:5: uplink.dsl.ipv6: not supported yet: IPv6 prefix translation comes in a later version; write "masquerade", "routed" or "off"`},
+uplink-unsupported:3: uplink.dsl.bandwidth: not supported yet: balancing by bandwidth comes in a later version; remove this key`},
 	{"wrong-shape", `
 wrong-shape:1: rule: is the number 3, wants a list of tables: write [[rule]] with double brackets
 wrong-shape:3: uplink.weight: stands outside of any [uplink.NAME]: write it below such a header

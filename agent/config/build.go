@@ -63,6 +63,7 @@ func (r *reader) buildUplink(name string, n, health *node, root *spec) Uplink {
 		Gateway:      value[Gateway](s, n, "gateway"),
 		Gateway6:     value[Gateway](s, n, "gateway6"),
 		Addresses:    orNil(value[[]netip.Addr](s, n, "addresses")),
+		Prefix6:      value[Prefix6](s, n, "prefix6"),
 		Weight:       value[int](s, n, "weight"),
 		DNS:          orNil(value[[]netip.Addr](s, n, "dns")),
 		Destinations: orNil(value[[]netip.Prefix](s, n, "destinations")),
@@ -72,6 +73,8 @@ func (r *reader) buildUplink(name string, n, health *node, root *spec) Uplink {
 		Pos:          r.where(n),
 	}
 	switch value[string](s, n, "ipv6") {
+	case "prefix":
+		u.IPv6 = IPv6Prefix
 	case "routed":
 		u.IPv6 = IPv6Routed
 	case "off":

@@ -39,6 +39,7 @@ type Uplink struct {
 	Gateway6     Gateway      // IPv6
 	Addresses    []netip.Addr // own addresses on Interface; empty: those of the gateway's subnet
 	IPv6         IPv6Mode
+	Prefix6      Prefix6        // with IPv6Prefix
 	Weight       int            // 1..256
 	DNS          []netip.Addr   // always reached through this uplink
 	Destinations []netip.Prefix // always reached through this uplink
@@ -70,9 +71,10 @@ type Gateway struct {
 // IPv6Mode says what happens to IPv6 sources that leave an uplink.
 type IPv6Mode int
 
-// The IPv6 modes with behaviour.
+// The IPv6 modes.
 const (
 	IPv6Masquerade IPv6Mode = iota // NATed to the uplink's own address
+	IPv6Prefix                     // NATed one to one to the uplink's own prefix
 	IPv6Routed                     // only sources in Router.Routed leave, un-NATed
 	IPv6Off                        // no IPv6 on this uplink
 )

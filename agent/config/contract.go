@@ -36,6 +36,7 @@ var contract = []key{
 	{"uplink.*.addresses", listOf[netip.Addr](ownAddress), `[]`},
 	{"uplink.*.gateway6", gateway6, `"auto"`},
 	{"uplink.*.ipv6", enum("masquerade", "prefix", "routed", "off"), `"masquerade"`},
+	{"uplink.*.prefix6", prefix6, `"auto"`},
 	{"uplink.*.weight", integer(1, 256, ""), `1`},
 	{"uplink.*.bandwidth.down", bitRate, noDefault},
 	{"uplink.*.bandwidth.up", bitRate, noDefault},

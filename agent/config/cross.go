@@ -28,6 +28,7 @@ func (r *reader) crossCheck(root *node, cfg *Config) {
 	for i, u := range uplinks {
 		r.checkUplink(u, cfg, root)
 		for _, o := range uplinks[:i] {
+			r.checkPrefixes6(u, o)
 			if u.good("interface") && o.good("interface") && u.Interface == o.Interface {
 				r.checkShared(u, o)
 			}
@@ -80,6 +81,7 @@ func (r *reader) checkUplink(u uplinkNode, cfg *Config, root *node) {
 	if u.IPv6 == IPv6Routed && u.good("ipv6", "gateway6") && !hasPrefix && (routed == nil || !routed.bad) {
 		r.failKey(u, "ipv6", `"routed" needs the IPv6 prefix behind the router: add it to [router] routed, or write "masquerade"`)
 	}
+	r.checkPrefix6(u)
 	if u.MTU > 0 && u.MTU < minMTU6 && u.IPv6 != IPv6Off && u.good("mtu", "ipv6", "gateway6") {
 		r.failKey(u, "mtu", fmt.Sprintf(`IPv6 needs packets of %d bytes: write that or more, or ipv6 = "off"`, minMTU6))
 	}

@@ -96,6 +96,7 @@ gateway = "auto"
 addresses = []
 gateway6 = "auto"
 ipv6 = "masquerade"
+prefix6 = "auto"
 weight = 1
 dns = []
 destinations = []
@@ -303,7 +304,7 @@ cable = 4
 // and may replace a value that has no behaviour by one that has.
 func TestMergeCompletes(t *testing.T) {
 	t.Parallel()
-	cfg := must(t, "[uplink.dsl]\nweight = 2\nipv6 = 'prefix'\n", "[uplink.dsl]\ninterface = 'eth1'\nipv6 = 'off'\n")
+	cfg := must(t, "[uplink.dsl]\nweight = 2\n[hooks]\non_change = ['/bin/true']\n", "[uplink.dsl]\ninterface = 'eth1'\n[hooks]\non_change = []\n")
 	if u := cfg.Uplink("dsl"); u.Weight != 2 || u.Interface != "eth1" {
 		t.Errorf("%+v", u)
 	}
@@ -322,8 +323,8 @@ a.toml:3: uplink.dsl.weight: is the string "x", wants a whole number from 1 to 2
 a.toml:1: a: wrong TOML: expected value but found '\n' instead: write text in quotes, a number, true, false, or a list in [ ]
 b.toml:2: uplink.dsl.wieght: unknown key: did you mean weight?
 c.toml:2: b: wrong TOML: Key 'b' has already been defined: remove one, or join them
-d.toml:1: uplink.dsl.ipv6: not supported yet: IPv6 prefix translation comes in a later version; write "masquerade", "routed" or "off"
-`, []string{"a = \n", "[uplink.dsl]\nwieght = 2\n", "b = 1\nb = 2\n", "uplink.dsl.ipv6 = 'prefix'\n"}},
+d.toml:1: hooks.on_change: not supported yet: hooks come in a later version; write [] or remove this key
+`, []string{"a = \n", "[uplink.dsl]\nwieght = 2\n", "b = 1\nb = 2\n", "hooks.on_change = ['/bin/true']\n"}},
 		{"conflicts name the other file", `
 b.toml:4: port_forward[1].name: "web" is the name of another one too, at a.toml:4: choose two different names
 b.toml:6: port_forward[1].port: port forward "web" at a.toml:6 takes this port too: choose another port, or give the two different uplinks

@@ -19,7 +19,6 @@ var unsupported = []gap{
 	{"rule.[].domains", false, emptyList, "rules by domain come", removeKey},
 
 	{"uplink.*.bandwidth", true, nil, "balancing by bandwidth comes", removeKey},
-	{"uplink.*.ipv6", false, not("prefix"), "IPv6 prefix translation comes", `write "masquerade", "routed" or "off"`},
 
 	{"policy.*.balance", false, is("weight"), "other ways to balance come", `write "weight" or remove this key`},
 	{"policy.*.sticky", false, is("connection"), "keeping a client on one uplink comes", `write "connection" or remove this key`},
@@ -31,8 +30,7 @@ var unsupported = []gap{
 	{"api.http", false, is(""), "metrics and the status page come", `write "" or remove this key`},
 }
 
-func is[T comparable](v T) func(any) bool  { return func(val any) bool { return val == any(v) } }
-func not[T comparable](v T) func(any) bool { return func(val any) bool { return val != any(v) } }
+func is[T comparable](v T) func(any) bool { return func(val any) bool { return val == any(v) } }
 
 func emptyList(val any) bool {
 	v, ok := val.([]string)

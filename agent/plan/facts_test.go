@@ -21,6 +21,7 @@ import (
 //	default NAME [via ADDRESS] [onlink] [metric N] [-6]
 //	neighbour NAME ADDRESS MAC|failed
 //	mark -4|-6 PRIORITY MARK/MASK
+//	delegated PREFIX
 //	noipv6
 func parseFacts(text string) (f routes.Facts, err error) {
 	for n, line := range strings.Split(text, "\n") {
@@ -122,6 +123,9 @@ func parseFact(f *routes.Facts, kind string, w []string) (err error) {
 		m.Mark, m.Mask = uint32(number(mark)), uint32(number(mask))
 		f.Marks = append(f.Marks, m)
 		w = w[3:]
+	case "delegated":
+		f.Delegated = append(f.Delegated, netip.MustParsePrefix(w[0]))
+		w = w[1:]
 	case "noipv6":
 		f.NoIPv6 = true
 	default:

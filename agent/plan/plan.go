@@ -62,6 +62,9 @@ type Uplink struct {
 	Metered   bool   // its connections leave it when a better tier is back
 	Reason    string // why it is not up; where it is up, why one family is not; else empty
 	V4, V6    Leg
+	// Translations are what clients' IPv6 sources become on it, by prefix.
+	Translations []nat.Translation
+	Delegated    netip.Prefix // its own IPv6 prefix, of which they are; not valid: none
 }
 
 // Leg is an uplink in one family.
@@ -159,6 +162,7 @@ func Make(in Input) Plan {
 	for _, p := range policies(in.Config) {
 		m.Policies = append(m.Policies, m.makePolicy(p))
 	}
+	m.prefixes()
 	m.routing()
 	m.nat()
 	m.rules()

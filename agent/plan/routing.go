@@ -86,7 +86,7 @@ func (m *maker) uplink(f routes.Family, u *Uplink) {
 		// to what comes in) must not leave by another uplink with its address.
 		last.Unreachable = true
 		m.route(last)
-	case leg.Source.IsValid() || m.shared(u.Interface):
+	case leg.Source.IsValid() || m.shared(u.Interface) || f == routes.IPv6 && m.Config.Uplink(u.Name).IPv6 == config.IPv6Prefix:
 		// When the default goes, its connections must not fall through to
 		// another uplink before they are deleted: only masquerade, and only by
 		// another interface, would notice (nf_nat_oif_changed).

@@ -233,6 +233,23 @@ func (u *Uplink) Renumber(addr netip.Prefix, gateway netip.Addr) error {
 	return provider.watch()
 }
 
+// Redelegate makes the provider delegate another prefix in place of the old one, which is within the same /48. The router is not told. What
+// leaves with the old one is a leak from the moment when settled is called.
+func (u *Uplink) Redelegate(prefix netip.Prefix) (settled func() error, err error) {
+	old := u.Delegated
+	u.Delegated = prefix
+	if err := u.Provider.watch(old); err != nil { // both are right for this moment
+		return nil, err
+	}
+	if err := u.Provider.configure(); err != nil {
+		return nil, err
+	}
+	if err := u.Provider.NS.DelRoute(Route{Dst: old, Gateway: u.Address6.Addr(), Interface: customerSide}); err != nil {
+		return nil, err
+	}
+	return func() error { return u.Provider.watch() }, nil
+}
+
 // present makes "is there already" a success.
 func present(err error) error {
 	if errors.Is(err, unix.EEXIST) {
