@@ -16,6 +16,7 @@ import (
 
 	"multiroute/agent/api"
 	"multiroute/agent/config"
+	"multiroute/agent/keep"
 	"multiroute/agent/plan"
 	"multiroute/agent/sysctl"
 	"multiroute/conntrack"
@@ -27,6 +28,7 @@ import (
 type Options struct {
 	Config  string // path of the main configuration file
 	Version string
+	State   string // folder for what outlives a reboot; "": the usual one
 	Log     *slog.Logger
 	Reload  <-chan os.Signal // each signal reloads
 }
@@ -96,7 +98,13 @@ type daemon struct {
 	generation uint64
 	loadedAt   time.Time
 	loadErr    error // of the newest attempt to load another configuration
-	warnings   []string
+
+	kept          confirmed
+	confirmedFile string // where kept is; "": nowhere
+	boot          string
+	trialEnds     time.Time // when the configuration in force goes unless somebody confirms it; zero: it stays
+
+	warnings []string
 
 	ids         plan.IDs
 	plan        plan.Plan   // the newest
@@ -130,7 +138,13 @@ type uplinkState struct {
 // Run is the daemon. It returns nil when ctx ends or when it was asked to stop;
 // the data plane stays as it is.
 func Run(ctx context.Context, o Options) error {
-	cfg, err := config.Load(o.Config)
+	var kept confirmed
+	files := config.Read(o.Config)
+	keptAt := confirmedFile(config.Fallback(o.Config), o.State)
+	if _, err := keep.Load(keptAt, &kept); err != nil {
+		o.Log.Warn("the confirmed configuration cannot be read", "err", err)
+	}
+	cfg, from, notConfirmed, err := first(files, kept, time.Now(), bootID())
 	if err != nil {
 		return fmt.Errorf("%w:\n%w", api.ErrConfig, err)
 	}
@@ -183,9 +197,11 @@ func Run(ctx context.Context, o Options) error {
 	for _, w := range d.warnings {
 		o.Log.Warn(w)
 	}
+	d.kept, d.confirmedFile, d.boot = kept, keptAt, bootID()
 	if err := d.start(cfg); err != nil {
 		return err
 	}
+	d.began(from, notConfirmed, time.Now())
 
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.Go(func() error { return routes.Watch(ctx, d.gateways.has, k.router.NeighbourFailed, d.changed) })
@@ -297,7 +313,7 @@ func (d *daemon) loop(ctx context.Context) error {
 				d.Reload = nil
 				continue
 			}
-			if _, err := d.reload(); err != nil {
+			if _, err := d.reload(0); err != nil {
 				d.Log.Error("reload failed; the old configuration stays in force", "err", err)
 			}
 			rearm()
@@ -306,6 +322,10 @@ func (d *daemon) loop(ctx context.Context) error {
 			arm(last.Add(gap))
 			continue
 		case now := <-tick.C:
+			if d.trialOver(now) {
+				d.endTrial(now)
+				rearm()
+			}
 			if now.Sub(last) >= resync || d.sysctlsChanged() || d.disabled.expire(now, d.cfg) || d.hourStrikes(now) {
 				arm(now)
 			}
@@ -352,10 +372,11 @@ func (d *daemon) report(err error) {
 	}
 }
 
-// reload reads the configuration again and puts it in force. If the kernel
-// refuses the new one, the old one is put back.
-func (d *daemon) reload() (api.ReloadResult, error) {
-	cfg, err := config.Load(d.Config)
+// reload reads the configuration again and puts it in force, on trial if that
+// is above 0. If the kernel refuses the new one, the old one is put back.
+func (d *daemon) reload(onTrial time.Duration) (api.ReloadResult, error) {
+	files := config.Read(d.Config)
+	cfg, err := files.Parse()
 	if err != nil {
 		d.loadErr = err
 		return api.ReloadResult{}, fmt.Errorf("%w:\n%w", api.ErrConfig, err)
@@ -368,18 +389,36 @@ func (d *daemon) reload() (api.ReloadResult, error) {
 	if cfg.API != d.cfg.API {
 		result.Warnings = append(result.Warnings, "[api] takes effect when the agent is started again")
 	}
+	now, keptBefore := time.Now(), d.kept
+	if onTrial != 0 {
+		if err := d.beginTrial(files, onTrial, now); err != nil {
+			return api.ReloadResult{}, err
+		}
+	}
 	rules := d.ruleset
 	before, old, oldIDs, oldAt, oldGeneration, oldOut := d.plan, d.cfg, d.ids, d.loadedAt, d.generation, maps.Clone(d.disabled)
 	d.accept(cfg)
 	if !result.Changed {
 		d.generation = oldGeneration
 	}
-	if err := d.try(time.Now()); err != nil {
+	if err := d.try(now); err != nil {
+		if onTrial != 0 {
+			d.kept = keptBefore
+			err = errors.Join(err, d.saveConfirmed())
+		}
 		d.cfg, d.ids, d.loadedAt, d.generation, d.loadErr, d.disabled = old, oldIDs, oldAt, oldGeneration, err, oldOut
 		d.report(d.pass(time.Now()))
 		return api.ReloadResult{}, fmt.Errorf("the kernel refused the new configuration, the old one is in force again: %w", err)
 	}
 	d.report(nil)
+	if onTrial != 0 {
+		d.trialEnds = now.Add(onTrial)
+		until := d.kept.Trial.Until
+		result.ConfirmBy = &until
+	} else {
+		d.trialEnds = time.Time{}
+		d.keepConfirmed(files)
+	}
 	result.Generation = d.generation
 	result.Changes = changes(before, d.plan, !sameRuleset(rules, d.ruleset))
 	result.Warnings = append(result.Warnings, d.plan.Warnings...)

@@ -73,7 +73,7 @@ func TestEndForwards(t *testing.T) {
 			}
 			r.k.inside = []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")}
 			r.write(replaceOnce(t, someForwards, c.old, c.new))
-			if _, err := r.reload(); err != nil {
+			if _, err := r.reload(0); err != nil {
 				t.Fatal(err)
 			}
 			for name, e := range all {

@@ -57,8 +57,16 @@ func (h *handler) Status(ctx context.Context) (api.Status, error) {
 }
 
 // Reload implements api.Handler.
-func (h *handler) Reload(ctx context.Context) (result api.ReloadResult, err error) {
-	if asked := h.ask(ctx, func() { result, err = h.d.reload() }); asked != nil {
+func (h *handler) Reload(ctx context.Context, onTrial time.Duration) (result api.ReloadResult, err error) {
+	if asked := h.ask(ctx, func() { result, err = h.d.reload(onTrial) }); asked != nil {
+		return api.ReloadResult{}, asked
+	}
+	return result, err
+}
+
+// Confirm implements api.Handler.
+func (h *handler) Confirm(ctx context.Context) (result api.ReloadResult, err error) {
+	if asked := h.ask(ctx, func() { result, err = h.d.confirm() }); asked != nil {
 		return api.ReloadResult{}, asked
 	}
 	return result, err
@@ -112,6 +120,9 @@ func (d *daemon) status() api.Status {
 		Config:   api.ConfigStatus{Generation: d.generation, LoadedAt: timeOrNil(d.loadedAt)},
 		Warnings: slices.Concat(d.warnings, d.plan.Warnings),
 		Drift:    api.DriftStatus{Repairs: d.drift.repairs, LastRepair: timeOrNil(d.drift.last)}}
+	if !d.trialEnds.IsZero() {
+		s.Config.ConfirmBy = timeOrNil(d.trialEnds)
+	}
 	if d.loadErr != nil {
 		text := d.loadErr.Error()
 		s.Config.Error = &text

@@ -149,7 +149,7 @@ func TestTakenOut(t *testing.T) {
 		t.Errorf("put back: %+v", s)
 	}
 	r.write(strings.Replace(twoUplinks, "[uplink.b]", "[uplink.b]\nenabled = false", 1))
-	if _, err := r.reload(); err != nil {
+	if _, err := r.reload(0); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.setUplink("b", true, 0); err == nil || !strings.Contains(err.Error(), "enabled = false") {

@@ -222,13 +222,13 @@ func TestHandler(t *testing.T) {
 			t.Error(err)
 		}
 		r.wrote()
-		got, err := h.Reload(ctx)
+		got, err := h.Reload(ctx, 0)
 		if err != nil || !got.Changed || got.Generation != 2 {
 			t.Errorf("reload %+v, %v", got, err)
 		}
 		r.holds()
 		r.write("wrong")
-		if _, err := h.Reload(ctx); err == nil {
+		if _, err := h.Reload(ctx, 0); err == nil {
 			t.Error("no error")
 		}
 		if _, err := h.Plan(ctx); err == nil {

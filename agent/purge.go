@@ -81,7 +81,7 @@ func Purge(ctx context.Context, cfg *config.Config) (done []string, err error) {
 		text = fmt.Sprintf("routing: %d rules and %d routes removed", len(have.Rules), len(have.Routes))
 	}
 	did(err, text)
-	for _, file := range []string{cfg.API.Socket, memoryFile(cfg)} {
+	for _, file := range []string{cfg.API.Socket, memoryFile(cfg), confirmedFile(cfg, "")} {
 		if err := os.Remove(file); !errors.Is(err, fs.ErrNotExist) {
 			did(err, "")
 		}

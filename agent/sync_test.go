@@ -52,7 +52,7 @@ func TestNothingToDo(t *testing.T) {
 	for range 3 {
 		r.mustPass(time.Second)
 	}
-	if _, err := r.reload(); err != nil {
+	if _, err := r.reload(0); err != nil {
 		t.Fatal(err)
 	}
 	r.wrote()
@@ -123,7 +123,7 @@ func TestRemoval(t *testing.T) {
 	t.Parallel()
 	r := started(t, twoUplinks)
 	r.write(onlyB)
-	if _, err := r.reload(); err != nil {
+	if _, err := r.reload(0); err != nil {
 		t.Fatal(err)
 	}
 	r.holds()
@@ -405,7 +405,7 @@ func TestReload(t *testing.T) {
 		r := started(t, twoUplinks)
 		r.write("# a comment\n" + twoUplinks)
 		r.dropIn("10-none.toml", "# nothing\n")
-		got, err := r.reload()
+		got, err := r.reload(0)
 		if err != nil || got.Changed || got.Generation != 1 || len(got.Changes) > 0 {
 			t.Errorf("%+v, %v", got, err)
 		}
@@ -415,7 +415,7 @@ func TestReload(t *testing.T) {
 		t.Parallel()
 		r := started(t, twoUplinks)
 		r.write(twoUplinks + "weight = 3\n")
-		got, err := r.reload()
+		got, err := r.reload(0)
 		want := []string{"policy default: a weight 1, b weight 3", "1 routing operations"}
 		if err != nil || !got.Changed || got.Generation != 2 || !slices.Equal(got.Changes, want) {
 			t.Errorf("%+v, %v", got, err)
@@ -426,7 +426,7 @@ func TestReload(t *testing.T) {
 		t.Parallel()
 		r := started(t, twoUplinks)
 		r.write(twoUplinks + "wieght = 3\n")
-		if _, err := r.reload(); err == nil || !strings.Contains(err.Error(), "agent.toml:14: uplink.b.wieght") {
+		if _, err := r.reload(0); err == nil || !strings.Contains(err.Error(), "agent.toml:14: uplink.b.wieght") {
 			t.Errorf("error %v", err)
 		}
 		if len(r.k.calls) > 0 {
@@ -437,7 +437,7 @@ func TestReload(t *testing.T) {
 			t.Errorf("status %+v", s.Config)
 		}
 		r.write(twoUplinks)
-		if _, err := r.reload(); err != nil || r.status().Config.Error != nil {
+		if _, err := r.reload(0); err != nil || r.status().Config.Error != nil {
 			t.Errorf("after it was corrected: %v", err)
 		}
 	})
@@ -445,7 +445,7 @@ func TestReload(t *testing.T) {
 		t.Parallel()
 		r := started(t, twoUplinks)
 		r.write(strings.Replace(twoUplinks, "[router]", "[router]\nmark_mask = \"0xff00\"", 1))
-		if _, err := r.reload(); err == nil || !strings.Contains(err.Error(), "agent purge") {
+		if _, err := r.reload(0); err == nil || !strings.Contains(err.Error(), "agent purge") {
 			t.Errorf("error %v", err)
 		}
 		r.wrote()
@@ -458,7 +458,7 @@ func TestReload(t *testing.T) {
 		r.k.failWith = func(call string) bool {
 			return strings.Contains(call, "10.0.0.0/8") && !strings.Contains(call, " del ")
 		}
-		_, err := r.reload()
+		_, err := r.reload(0)
 		if !errors.Is(err, errKernel) || !strings.Contains(err.Error(), "the old one is in force again") {
 			t.Errorf("error %v", err)
 		}
@@ -485,7 +485,7 @@ func TestRefusedReloadKeepsTakenOut(t *testing.T) {
 	}
 	r.write(onlyB + "destinations = [\"10.0.0.0/8\"]\n")
 	r.k.failWith = func(call string) bool { return strings.Contains(call, "route replace 10.0.0.0/8") }
-	if _, err := r.reload(); !errors.Is(err, errKernel) {
+	if _, err := r.reload(0); !errors.Is(err, errKernel) {
 		t.Fatalf("error %v", err)
 	}
 	if s := r.status().Uplinks[0]; s.Name != "a" || s.State != api.Disabled {

@@ -60,11 +60,24 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 }
 
 // Reload makes the agent read its configuration again. The error is an ErrConfig if the
-// configuration is wrong; its text is then one line per mistake. The reload goes on if ctx
+// configuration is wrong; its text is then one line per mistake. With onTrial above 0, the
+// one before comes back after that time unless Confirm is called. The reload goes on if ctx
 // ends.
-func (c *Client) Reload(ctx context.Context) (ReloadResult, error) {
+func (c *Client) Reload(ctx context.Context, onTrial time.Duration) (ReloadResult, error) {
+	path := pathReload
+	if onTrial != 0 {
+		path += "?" + url.Values{"confirm": {onTrial.String()}}.Encode()
+	}
 	var r ReloadResult
-	err := c.json(ctx, http.MethodPost, pathReload, &r)
+	err := c.json(ctx, http.MethodPost, path, &r)
+	return r, err
+}
+
+// Confirm makes the configuration that is on trial stay. The error is an ErrNothing if none
+// is.
+func (c *Client) Confirm(ctx context.Context) (ReloadResult, error) {
+	var r ReloadResult
+	err := c.json(ctx, http.MethodPost, pathConfirm, &r)
 	return r, err
 }
 

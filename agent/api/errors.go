@@ -29,6 +29,10 @@ var (
 	// ErrUnknown is wrapped by the errors about something that was asked for by its name
 	// and does not exist. It travels over the socket.
 	ErrUnknown = errors.New("unknown")
+
+	// ErrNothing is wrapped by the error of Confirm when nothing waits for it. It travels
+	// over the socket.
+	ErrNothing = errors.New("nothing to do")
 )
 
 // UnknownUplink returns the error of a Handler for a name that no uplink has; known
@@ -38,7 +42,7 @@ func UnknownUplink(name string, known []string) error {
 }
 
 // An Error is what the agent answered instead of a result. It is an ErrConfig, an ErrBusy,
-// an ErrUnknown or an fs.ErrPermission, depending on its Code.
+// an ErrUnknown, an ErrNothing or an fs.ErrPermission, depending on its Code.
 type Error struct {
 	// Code is the status code of HTTP.
 	Code int
@@ -59,6 +63,8 @@ func (e *Error) Is(target error) bool {
 		return target == ErrBusy
 	case http.StatusNotFound:
 		return target == ErrUnknown
+	case http.StatusConflict:
+		return target == ErrNothing
 	case http.StatusForbidden:
 		return target == fs.ErrPermission
 	}
@@ -77,6 +83,8 @@ func codeOf(err error) int {
 		return http.StatusServiceUnavailable
 	case errors.Is(err, ErrUnknown):
 		return http.StatusNotFound
+	case errors.Is(err, ErrNothing):
+		return http.StatusConflict
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout
 	case errors.Is(err, errors.ErrUnsupported):

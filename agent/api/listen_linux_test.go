@@ -290,7 +290,7 @@ func TestRealCredentials(t *testing.T) {
 	if _, err := c.Status(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Reload(t.Context()); err != nil { // the own user may
+	if _, err := c.Reload(t.Context(), 0); err != nil { // the own user may
 		t.Error(err)
 	}
 	peer := <-peers

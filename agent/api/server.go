@@ -95,6 +95,13 @@ func NewServer(h Handler, gid int, log *slog.Logger) *Server {
 			return struct{}{}, h.SetUplink(ctx, name, enabled, d)
 		}
 	}
+	reload := func(ctx context.Context, query url.Values) (any, error) {
+		onTrial, err := reloadQuery(query)
+		if err != nil {
+			return nil, &Error{Code: http.StatusBadRequest, Text: err.Error()}
+		}
+		return h.Reload(ctx, onTrial)
+	}
 	flows := func(_ context.Context, query url.Values) (any, error) {
 		uplink, err := flowsQuery(query)
 		if err != nil {
@@ -118,7 +125,8 @@ func NewServer(h Handler, gid int, log *slog.Logger) *Server {
 		pathShow + ShowRoutes: {http.MethodGet, show(ShowRoutes)},
 		pathFlows:             {http.MethodGet, flows},
 		pathExplain:           {http.MethodGet, explain},
-		pathReload:            {http.MethodPost, plain(func(ctx context.Context) (any, error) { return h.Reload(ctx) })},
+		pathReload:            {http.MethodPost, reload},
+		pathConfirm:           {http.MethodPost, plain(func(ctx context.Context) (any, error) { return h.Confirm(ctx) })},
 		pathStop:              {http.MethodPost, plain(func(ctx context.Context) (any, error) { return struct{}{}, h.Stop(ctx) })},
 		pathDisable:           {http.MethodPost, uplink(false)},
 		pathEnable:            {http.MethodPost, uplink(true)},
@@ -149,6 +157,20 @@ func uplinkQuery(query url.Values, enabled bool) (name string, d time.Duration, 
 	return name, d, nil
 }
 
+// reloadQuery reads the parameters of a reload, as exactly: a misspelled
+// "confirm" must not make it last.
+func reloadQuery(query url.Values) (onTrial time.Duration, err error) {
+	for key, values := range query {
+		if key != "confirm" || len(values) != 1 {
+			return 0, fmt.Errorf("unknown or repeated parameter %q: known is confirm", key)
+		}
+		if onTrial, err = time.ParseDuration(values[0]); err != nil || onTrial <= 0 {
+			return 0, fmt.Errorf(`confirm is %q: write a time above 0 with its unit, such as "60s"`, values[0])
+		}
+	}
+	return onTrial, nil
+}
+
 // The paths of the API.
 const (
 	pathStatus = "/v1/status"
@@ -156,6 +178,8 @@ const (
 	pathShow   = "/v1/show/"
 	pathReload = "/v1/reload"
 	pathStop   = "/v1/stop"
+
+	pathConfirm = "/v1/confirm"
 
 	pathDisable = "/v1/uplink/disable"
 	pathEnable  = "/v1/uplink/enable"

@@ -47,12 +47,22 @@ func (h *fakeHandler) Status(ctx context.Context) (Status, error) {
 	return fullStatus(), nil
 }
 
-func (h *fakeHandler) Reload(ctx context.Context) (ReloadResult, error) {
+func (h *fakeHandler) Reload(ctx context.Context, onTrial time.Duration) (ReloadResult, error) {
 	h.changes.Add(1)
 	if h.reload != nil {
 		return h.reload(ctx)
 	}
-	return ReloadResult{Generation: 4, Changed: true, Changes: []string{"uplink lte added"}}, nil
+	r := ReloadResult{Generation: 4, Changed: true, Changes: []string{"uplink lte added"}}
+	if onTrial != 0 {
+		until := time.Unix(0, 0).UTC().Add(onTrial)
+		r.ConfirmBy = &until
+	}
+	return r, nil
+}
+
+func (h *fakeHandler) Confirm(context.Context) (ReloadResult, error) {
+	h.changes.Add(1)
+	return ReloadResult{}, fmt.Errorf("%w: no trial", ErrNothing)
 }
 
 func (h *fakeHandler) SetUplink(ctx context.Context, name string, enabled bool, d time.Duration) error {
@@ -182,13 +192,19 @@ func TestClientAndServer(t *testing.T) {
 	if diff := cmp.Diff(fullStatus(), status, compareAddr, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("unexpected status (-want +got):\n%s", diff)
 	}
-	reload, err := c.Reload(ctx)
+	reload, err := c.Reload(ctx, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := ReloadResult{Generation: 4, Changed: true, Changes: []string{"uplink lte added"}, Warnings: []string{}}
 	if diff := cmp.Diff(want, reload); diff != "" {
 		t.Errorf("unexpected result of a reload (-want +got):\n%s", diff)
+	}
+	if trial, err := c.Reload(ctx, 90*time.Second); err != nil || trial.ConfirmBy == nil || trial.ConfirmBy.Unix() != 90 {
+		t.Errorf("on trial: %+v, %v", trial, err)
+	}
+	if _, err := c.Confirm(ctx); !errors.Is(err, ErrNothing) || err.Error() != "nothing to do: no trial" {
+		t.Errorf("confirming nothing: %v", err)
 	}
 	for want, call := range map[string]func() (string, error){
 		"+ ip rule add\n": func() (string, error) { return c.Plan(ctx) },
@@ -230,6 +246,7 @@ func TestPermissions(t *testing.T) {
 			{http.MethodGet, pathShow + ShowNFT, tt.read},
 			{http.MethodGet, pathShow + ShowRoutes, tt.read},
 			{http.MethodPost, pathReload, tt.change},
+			{http.MethodPost, pathReload + "?confirm=60s", tt.change},
 			{http.MethodPost, pathStop, tt.change},
 			{http.MethodPost, pathDisable + "?name=dsl", tt.change},
 			{http.MethodPost, pathEnable + "?name=dsl", tt.change},
@@ -280,6 +297,7 @@ func TestMethods(t *testing.T) {
 	ts := startServer(t, h, nil)
 	for _, tt := range []struct{ method, path, allow string }{
 		{http.MethodGet, pathReload, http.MethodPost},
+		{http.MethodGet, pathConfirm, http.MethodPost},
 		{http.MethodHead, pathStop, http.MethodPost},
 		{http.MethodGet, pathDisable + "?name=dsl", http.MethodPost},
 		{http.MethodGet, pathEnable + "?name=dsl", http.MethodPost},
@@ -328,7 +346,7 @@ func TestHandlerErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			h := &fakeHandler{reload: func(context.Context) (ReloadResult, error) { return ReloadResult{}, tt.err }}
-			_, err := startServer(t, h, nil).client("root").Reload(t.Context())
+			_, err := startServer(t, h, nil).client("root").Reload(t.Context(), 0)
 			var e *Error
 			if !errors.As(err, &e) || e.Code != tt.code || e.Text != tt.err.Error() {
 				t.Fatalf("err = %#v; want code %d, text %q", err, tt.code, tt.err)
@@ -481,7 +499,7 @@ func TestHandlerTimeout(t *testing.T) {
 		return ReloadResult{}, ctx.Err()
 	}}
 	ts := startServer(t, h, func(s *Server) { s.limits.write = 240 * time.Millisecond })
-	_, err := ts.client("root").Reload(t.Context())
+	_, err := ts.client("root").Reload(t.Context(), 0)
 	var e *Error
 	if !errors.As(err, &e) || e.Code != http.StatusGatewayTimeout {
 		t.Errorf("err = %v", err)
@@ -520,7 +538,7 @@ func TestClientGoesAway(t *testing.T) {
 	<-cancelled
 
 	ctx, cancel = context.WithCancel(t.Context())
-	go func() { _, err := ts.client("root").Reload(ctx); result <- err }()
+	go func() { _, err := ts.client("root").Reload(ctx, 0); result <- err }()
 	<-asked
 	cancel()
 	if err := <-result; !errors.Is(err, context.Canceled) {

@@ -11,16 +11,22 @@ import (
 // goroutines at once.
 //
 // The context of Status, Plan and Show ends when the client goes away. That of Reload,
-// SetUplink and Stop does not: what was begun is carried out. All of them end after about a
-// minute. An error's whole text is sent to the client; one that wraps ErrConfig, ErrBusy or
-// ErrUnknown is recognised there by errors.Is.
+// Confirm, SetUplink and Stop does not: what was begun is carried out. All of them end after about a
+// minute. An error's whole text is sent to the client; one that wraps ErrConfig, ErrBusy,
+// ErrUnknown or ErrNothing is recognised there by errors.Is.
 type Handler interface {
 	// Status says how things stand. It must be quick and must not wait for the network.
 	Status(ctx context.Context) (Status, error)
 
 	// Reload reads the configuration again, applies it and says what came of it. A wrong
-	// configuration changes nothing and is an error that wraps ErrConfig.
-	Reload(ctx context.Context) (ReloadResult, error)
+	// configuration changes nothing and is an error that wraps ErrConfig. With onTrial above
+	// 0, the one before comes back after that time unless Confirm is called, also when the
+	// agent or the machine dies meanwhile.
+	Reload(ctx context.Context, onTrial time.Duration) (ReloadResult, error)
+
+	// Confirm ends a trial: the configuration in force stays. Without one it is an error that
+	// wraps ErrNothing.
+	Confirm(ctx context.Context) (ReloadResult, error)
 
 	// Plan says what Reload would change in the kernel, in the notation of nft and ip.
 	// Nothing to change is the empty string.
@@ -107,6 +113,9 @@ type ConfigStatus struct {
 
 	// Error is why the newest attempt to load another one failed; nil if it did not.
 	Error *string `json:"error"`
+
+	// ConfirmBy is when the one before comes back unless this one is confirmed; nil if it stays.
+	ConfirmBy *time.Time `json:"confirm_by"`
 }
 
 // UplinkStatus is one uplink.
@@ -210,6 +219,9 @@ type ReloadResult struct {
 
 	// Warnings are sentences about what is dubious in the configuration.
 	Warnings []string `json:"warnings"`
+
+	// ConfirmBy is as in ConfigStatus.
+	ConfirmBy *time.Time `json:"confirm_by"`
 }
 
 // MarshalJSON writes the result with [] for empty lists, never null.

@@ -48,7 +48,8 @@ func TestStatusJSON(t *testing.T) {
 	"config": {
 		"generation": 3,
 		"loaded_at": "2026-11-20T20:37:00Z",
-		"error": "agent.toml:3: no"
+		"error": "agent.toml:3: no",
+		"confirm_by": null
 	},
 	"uplinks": [
 		{
@@ -126,7 +127,7 @@ func TestStatusJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const wantEmpty = `{"version":"","pid":0,"ready":false,"config":{"generation":0,"loaded_at":null,"error":null},` +
+	const wantEmpty = `{"version":"","pid":0,"ready":false,"config":{"generation":0,"loaded_at":null,"error":null,"confirm_by":null},` +
 		`"uplinks":[],"policies":[],"warnings":[],"drift":{"repairs":0,"last_repair":null}}`
 	if diff := cmp.Diff(wantEmpty, string(empty)); diff != "" {
 		t.Errorf("unexpected JSON (-want +got):\n%s", diff)

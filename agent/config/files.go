@@ -21,9 +21,7 @@ const tooLarge = "is larger than 8 MiB: a configuration needs a few KiB, split i
 // the folder that is named like the main file with .d in place of .toml, in byte
 // order of their names and without those that begin with a dot. The folder may
 // be absent. On failure the error is of type Errors.
-func Load(path string) (*Config, error) {
-	return parse(read(path), unsupported)
-}
+func Load(path string) (*Config, error) { return Read(path).Parse() }
 
 // read collects the files; what cannot be read has a fault instead of a text.
 func read(path string) []source {

@@ -41,7 +41,9 @@ type command struct {
 func commands() []command {
 	return []command{
 		{name: "run", help: "the daemon, in the foreground", run: runDaemon},
-		{name: "reload", help: "read the configuration again; the same as SIGHUP, but it waits and says what happened", run: reload},
+		{name: "reload", help: "read the configuration again; the same as SIGHUP, but it waits and says what happened", run: reload,
+			options: "[--confirm TIME] ", flags: reloadFlags},
+		{name: "confirm", help: "keep the configuration that \"reload --confirm\" put in force", run: confirm},
 		{name: "check", help: "validate the configuration files; needs neither root nor a daemon", run: check},
 		{name: "plan", help: "what a reload would change in the kernel; changes nothing", run: showPlan},
 		{name: "show", args: "nft|routes", help: "the whole wanted state", run: show},
@@ -60,7 +62,7 @@ func commands() []command {
 type call struct {
 	config string
 	json   bool
-	time   time.Duration // --for of agent uplink; 0: not given
+	time   time.Duration // --for of agent uplink, --confirm of agent reload; 0: not given
 	args   []string
 	out    io.Writer
 	err    io.Writer

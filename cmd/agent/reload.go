@@ -1,14 +1,48 @@
 package main
 
-import "fmt"
+import (
+	"flag"
+	"fmt"
+	"time"
+
+	"multiroute/agent/api"
+)
+
+// reloadFlags adds the flags of agent reload.
+func reloadFlags(flags *flag.FlagSet, c *call) {
+	flags.Func("confirm", "the old configuration comes back after this time, unless \"agent confirm\" comes before", func(s string) (err error) {
+		c.time, err = positive(s)
+		return err
+	})
+}
 
 func reload(c *call) error {
 	client, ctx, cancel := c.daemon()
 	defer cancel()
-	result, err := client.Reload(ctx)
+	result, err := client.Reload(ctx, c.time)
 	if err != nil {
 		return err
 	}
+	return c.loaded(result)
+}
+
+// confirm is agent confirm.
+func confirm(c *call) error {
+	client, ctx, cancel := c.daemon()
+	defer cancel()
+	result, err := client.Confirm(ctx)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(result)
+	}
+	fmt.Fprintf(c.out, "configuration %d is confirmed\n", result.Generation)
+	return nil
+}
+
+// loaded prints what came of a reload.
+func (c *call) loaded(result api.ReloadResult) error {
 	if c.json {
 		return c.printJSON(result)
 	}
@@ -22,5 +56,8 @@ func reload(c *call) error {
 		fmt.Fprintln(c.out, "nothing changed")
 	}
 	fmt.Fprintf(c.out, "configuration %d is in force\n", result.Generation)
+	if by := result.ConfirmBy; by != nil {
+		fmt.Fprintf(c.out, "the one before comes back at %s, unless you write \"agent confirm\"\n", by.Local().Format(time.TimeOnly))
+	}
 	return nil
 }

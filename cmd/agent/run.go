@@ -16,7 +16,7 @@ func runDaemon(c *call) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	return agent.Run(ctx, agent.Options{Config: c.config, Version: versionText(), Log: logger(c), Reload: hup})
+	return agent.Run(ctx, agent.Options{Config: c.config, Version: versionText(), State: os.Getenv("STATE_DIRECTORY"), Log: logger(c), Reload: hup})
 }
 
 // logger writes text; the journal knows the time itself. AGENT_LOG=debug shows

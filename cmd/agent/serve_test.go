@@ -23,11 +23,21 @@ type fakeAgent struct {
 
 var _ api.Handler = &fakeAgent{}
 
-func (*fakeAgent) Status(context.Context) (api.Status, error)       { return api.Status{}, nil }
-func (*fakeAgent) Reload(context.Context) (api.ReloadResult, error) { return api.ReloadResult{}, nil }
-func (*fakeAgent) Plan(context.Context) (string, error)             { return "", nil }
-func (*fakeAgent) Show(context.Context, string) (string, error)     { return "", nil }
-func (*fakeAgent) Stop(context.Context) error                       { return nil }
+func (*fakeAgent) Status(context.Context) (api.Status, error) { return api.Status{}, nil }
+func (*fakeAgent) Confirm(context.Context) (api.ReloadResult, error) {
+	return api.ReloadResult{Generation: 2}, nil
+}
+func (*fakeAgent) Reload(_ context.Context, onTrial time.Duration) (api.ReloadResult, error) {
+	r := api.ReloadResult{Generation: 2}
+	if onTrial != 0 {
+		until := time.Now().Add(onTrial)
+		r.ConfirmBy = &until
+	}
+	return r, nil
+}
+func (*fakeAgent) Plan(context.Context) (string, error)         { return "", nil }
+func (*fakeAgent) Show(context.Context, string) (string, error) { return "", nil }
+func (*fakeAgent) Stop(context.Context) error                   { return nil }
 func (a *fakeAgent) SetUplink(_ context.Context, name string, enabled bool, d time.Duration) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

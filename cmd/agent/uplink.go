@@ -9,14 +9,19 @@ import (
 
 // uplinkFlags adds the flags of agent uplink.
 func uplinkFlags(flags *flag.FlagSet, c *call) {
-	flags.Func("for", "it comes back by itself after this time", func(s string) error {
-		d, err := time.ParseDuration(s)
-		if err != nil || d <= 0 {
-			return errors.New(`write a time above 0 with its unit, such as "90s", "10m" or "2h"`)
-		}
-		c.time = d
-		return nil
+	flags.Func("for", "it comes back by itself after this time", func(s string) (err error) {
+		c.time, err = positive(s)
+		return err
 	})
+}
+
+// positive reads a time above 0.
+func positive(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, errors.New(`write a time above 0 with its unit, such as "90s", "10m" or "2h"`)
+	}
+	return d, nil
 }
 
 // setUplink is agent uplink.

@@ -132,7 +132,7 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 
 // Reload has the agent read its configuration again.
 func (a *Agent) Reload(ctx context.Context) (api.ReloadResult, error) {
-	return api.Dial(a.Socket()).Reload(ctx)
+	return api.Dial(a.Socket()).Reload(ctx, 0)
 }
 
 // Reconfigure is Configure and Reload.
