@@ -150,7 +150,9 @@ func (e *explainer) sent() error {
 	e.packet.Source = q.From
 	e.packet.Out, e.packet.Nexthop = e.link(answer.Index), answer.Gateway
 	e.walk = e.rules.Walk(e.packet, nil)
-	if !e.walk.Output() {
+	// What has a mark was refused because routing has nothing for it, and is
+	// about to say so.
+	if !e.walk.Output() && e.walk.Mark() == 0 {
 		e.say("It is dropped: %s.", last(e.walk.Trace()))
 		e.nowhere()
 		return nil

@@ -44,11 +44,29 @@ func compile(s Spec, policyRules func([]PolicyRule, []Policy) chosen) Ruleset {
 	}
 	for _, p := range s.Policies {
 		c.chain(Chain{Name: p.chain(), Rules: []Rule{{SetMark{Mask: s.Mask, Value: p.Mark}}}})
+		if slices.ContainsFunc(s.Rules, func(r PolicyRule) bool { return r.Local && r.Policy == p.Mark }) {
+			c.local(p)
+		}
 	}
 	return c.rules
 }
 
 func (p Policy) chain() string { return fmt.Sprintf("%s%d-%s", policyChain, p.ID, p.Name) }
+
+func (p Policy) localChain() string { return fmt.Sprintf("%s%d-%s", localChain, p.ID, p.Name) }
+
+// local makes the chain of a policy for the router's own connections. Routing
+// refuses what nobody carries, but here the packet has been routed once, and TCP
+// takes no notice of what becomes of it then: it would try for minutes.
+func (c *compiler) local(p Policy) {
+	rules := []Rule{{SetMark{Mask: c.Mask, Value: p.Mark}}}
+	for _, v6 := range []bool{false, true} {
+		if slices.Contains(c.Refused, Refusal{p.Mark, v6}) {
+			rules = append(rules, Rule{Match{Field: IPv6, Values: []Value{nfproto(v6)}}, Match{Field: TCPFlags, Op: NoBit, Values: []Value{rst}}, Reset{}})
+		}
+	}
+	c.chain(Chain{Name: p.localChain(), Rules: rules})
+}
 
 type compiler struct {
 	Spec

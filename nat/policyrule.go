@@ -208,19 +208,19 @@ type chosen struct {
 
 // policyRules compiles PolicyRules.
 func policyRules(rules []PolicyRule, policies []Policy) chosen {
-	targets := map[uint32]Verdict{}
+	targets, locals := map[uint32]Verdict{}, map[uint32]Verdict{}
 	for _, p := range policies {
-		targets[p.Mark] = Verdict{Goto, p.chain()}
+		targets[p.Mark], locals[p.Mark] = Verdict{Goto, p.chain()}, Verdict{Goto, p.localChain()}
 	}
 	var clients, own []*group
 	for _, r := range rules {
+		targets, groups := targets, &clients
+		if r.Local {
+			targets, groups = locals, &own
+		}
 		target, ok := targets[r.Policy]
 		if !ok {
 			target = Verdict{Kind: Return}
-		}
-		groups := &clients
-		if r.Local {
-			groups = &own
 		}
 		for _, p := range r.parts(target) {
 			*groups = join(*groups, p)

@@ -388,3 +388,34 @@ func manyPrefixes(n, from int) []netip.Prefix {
 	}
 	return all
 }
+
+// The router's own new TCP connections that a rule gives to what nobody carries
+// are reset; all else goes on to routing, which knows.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	rule := PolicyRule{Local: true, UIDs: []uint32{0}, Policy: markOf(10)}
+	spec := ruleSpec(rule, PolicyRule{Policy: markOf(10)})
+	spec.Refused = []Refusal{{markOf(10), false}}
+	to4, to6 := a("203.0.113.9"), a("2001:db8::1")
+	for name, c := range map[string]struct {
+		packet packet
+		reset  bool
+	}{
+		"TCP":              {packet{out: "eth1", src: a("192.168.0.1"), dst: to4, proto: 6, conn: fresh()}, true},
+		"UDP":              {packet{out: "eth1", src: a("192.168.0.1"), dst: to4, proto: 17, conn: fresh()}, false},
+		"the other family": {packet{out: "eth1", src: a("fd00:1::1"), dst: to6, proto: 6, conn: fresh()}, false},
+		"a client's":       {packet{in: "eth0", out: "eth1", src: a("192.168.0.20"), dst: to4, proto: 6, conn: fresh()}, false},
+	} {
+		w := &walker{rules: Compile(spec)}
+		p := c.packet
+		passed := false
+		if p.in == "" {
+			passed = w.sent(&p)
+		} else {
+			passed = w.forwarded(&p, func(*packet) {})
+		}
+		if p.reset != c.reset || passed == c.reset || p.mark != markOf(10) {
+			t.Errorf("%s: passed %v, reset %v, mark %#x\n%s", name, passed, p.reset, p.mark, strings.Join(w.trace, "\n"))
+		}
+	}
+}

@@ -240,7 +240,7 @@ func (v Verdict) String() string {
 
 // Reset drops a TCP packet and answers it with a reset, in the name of the one
 // it went to (nf_send_reset, net/ipv4/netfilter/nf_reject_ipv4.c). It stands
-// behind a match of TCP, in forward.
+// behind a match of TCP, in forward and output.
 type Reset struct{}
 
 func (Reset) String() string { return "reject with tcp reset" }

@@ -33,6 +33,17 @@ type Spec struct {
 	// Rules send new connections to policies; the first that matches wins. What
 	// none matches gets no mark: the default policy.
 	Rules []PolicyRule
+	// Refused are the policies that nobody carries now: the router's own new TCP
+	// connections that Rules give to them are reset at once. Others learn it from
+	// routing; their program's packets of TCP alone do not (tcp_connect,
+	// net/ipv4/tcp_output.c).
+	Refused []Refusal
+}
+
+// Refusal is a policy that nobody carries in one family.
+type Refusal struct {
+	Policy uint32 // its mark
+	IPv6   bool
 }
 
 // Policy is a policy with a routing table of its own. The first is the default.
@@ -80,6 +91,7 @@ const (
 	leaveChain   = "leave-"   // binds a connection that leaves to the uplink, and NATs it
 	forwardChain = "forward-" // port forwards of this uplink, and of all
 	policyChain  = "policy-"  // puts the policy's mark on the packet
+	localChain   = "local-"   // the same for the router's own, or refuses them
 )
 
 func (u Uplink) chain(kind string) string { return fmt.Sprintf("%s%d-%s", kind, u.ID, u.Name) }

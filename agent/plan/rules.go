@@ -1,8 +1,11 @@
 package plan
 
 import (
+	"slices"
+
 	"multiroute/agent/config"
 	"multiroute/nat"
+	"multiroute/routes"
 )
 
 // rules turns the rules that are in force now into marks.
@@ -26,6 +29,14 @@ func (m *maker) rules() {
 			n.Policy = marks[r.Policy]
 		}
 		m.NAT.Rules = append(m.NAT.Rules, n)
+	}
+	for _, p := range m.Policies {
+		local := slices.ContainsFunc(m.NAT.Rules, func(r nat.PolicyRule) bool { return r.Local && r.Policy == p.Mark })
+		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+			if local && !p.Bypass && len(p.Choice(f).Members) == 0 {
+				m.NAT.Refused = append(m.NAT.Refused, nat.Refusal{Policy: p.Mark, IPv6: f == routes.IPv6})
+			}
+		}
 	}
 }
 

@@ -3,10 +3,13 @@
 package integration
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -189,6 +192,21 @@ func TestLastOne(t *testing.T) {
 	h.carry(ctx, []*lab.Uplink{good}, 10*time.Second)
 }
 
+// refusesOwn asserts that a program of the router's own learns at once that it
+// cannot connect: before TCP would ask a second time.
+func (h *house) refusesOwn(ctx context.Context, to netip.AddrPort) {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 900*time.Millisecond)
+	defer cancel()
+	c, err := lab.Connect(ctx, h.Topology.Router, lab.Socket{}, to)
+	if err == nil {
+		c.Close()
+		h.t.Errorf("the router itself reached %s, as %v", to, c.Seen)
+	} else if !unreachable(err) && !errors.Is(err, syscall.ECONNREFUSED) {
+		h.t.Errorf("the router's own connection to %s: %v, wanted it refused", to, err)
+	}
+}
+
 // TestPinnedToADeadUplink: what belongs to one uplink only does not go out
 // anywhere else when that is dead, and works again when it is not.
 func TestPinnedToADeadUplink(t *testing.T) {
@@ -210,6 +228,7 @@ func TestPinnedToADeadUplink(t *testing.T) {
 	if r := dials.Stop(); r.Failed != r.Dials || r.Dials < 10 {
 		t.Errorf("pinned to a dead uplink: %v", r)
 	}
+	h.refusesOwn(ctx, netip.MustParseAddrPort("198.51.100.200:80"))
 	h.spread(ctx, "everything else", []*lab.Uplink{other}, []*lab.Uplink{other})
 	must(t, u.Provider.Blackhole(false))
 	h.carry(ctx, h.Uplinks, 10*time.Second)

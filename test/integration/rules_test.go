@@ -443,9 +443,9 @@ from = ["192.168.0.10", "192.168.0.12/31", "fd00:1::a", "fd00:1::c/127"]
 uplink = %[1]q
 [[rule]]
 local = true
-ports = [443]
+ports = [443, %[2]d]
 uplink = %[1]q
-`, h.name(1))))
+`, h.name(1), lab.PortDiscard)))
 		pinned := []try{{}, {proto: udp}, {address: 2, proto: icmp}, {router: true, proto: udp, dport: 443}}
 		h.goes("while it is up", h.name(1), pinned...)
 		stream, err := lab.StartOneWay(ctx, h.Clients[1], lab.Socket{Local: netip.MustParseAddrPort("192.168.0.13:0")}, internet(false), 10*time.Millisecond)
@@ -466,11 +466,8 @@ uplink = %[1]q
 			h.t.Errorf("the stream on %s, which is out, arrived from %v", h.name(1), r.Addresses())
 		}
 		h.refuses("while it is out", pinned...)
-		// Nobody tells TCP of the router's own that a packet whose mark has
-		// changed has no route (ip_route_me_harder, net/ipv4/netfilter.c).
-		h.patience = 200 * time.Millisecond
-		h.goes("the router's own TCP while it is out", lost, try{router: true, dport: 443})
-		h.patience = time.Second
+		h.refusesOwn(ctx, netip.AddrPortFrom(lab.InternetAddress, lab.PortDiscard))
+		h.refusesOwn(ctx, netip.AddrPortFrom(lab.InternetAddress6, lab.PortDiscard))
 		for _, x := range []try{{address: 1}, {other: true}, {router: true}} {
 			for _, p := range h.packets(x) {
 				if got := h.way(p); got != h.name(0) && got != h.name(2) {
@@ -481,7 +478,7 @@ uplink = %[1]q
 		must(h.t, back())
 		_, err = h.Wait(ctx, func(s api.Status) bool { return s.Uplinks[1].State == api.Up })
 		must(h.t, err)
-		h.goes("when it is back", h.name(1), pinned...)
+		h.goes("when it is back", h.name(1), append(pinned, try{router: true, dport: lab.PortDiscard})...)
 	})
 }
 
