@@ -4,7 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
+	"os"
+	"syscall"
 
 	mdnetlink "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
@@ -20,8 +21,9 @@ type Counter struct{ In, Out uint64 }
 // network namespace it was opened in: it may be used beside a Kernel, by one
 // goroutine at a time.
 type Counters struct {
-	c       *mdnetlink.Conn
-	timeout time.Duration
+	file   *os.File // blocks, and so is not given to the runtime's poller
+	raw    syscall.RawConn
+	buffer []byte
 }
 
 // Messages of linux/rtnetlink.h and linux/if_link.h: a dump of struct
@@ -31,20 +33,26 @@ const (
 	sizeofIfStatsMsg  = 12
 	iflaStatsLink64   = 1
 	statsFilterLink64 = 1 << (iflaStatsLink64 - 1) // IFLA_STATS_FILTER_BIT
+	maxDump           = 32 << 10                   // netlink_dump never sends more at once
 )
 
 // OpenCounters opens a socket for counters. It needs no privileges. The caller
 // must Close it.
 func OpenCounters() (*Counters, error) {
-	c, err := mdnetlink.Dial(unix.NETLINK_ROUTE, nil)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("opening a routing socket for packet counters: %w", err)
 	}
-	return &Counters{c: c, timeout: timeout}, nil
+	c := &Counters{file: os.NewFile(uintptr(fd), "packet counters"), buffer: make([]byte, maxDump)}
+	if c.raw, err = c.file.SyscallConn(); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("opening a routing socket for packet counters: %w", err)
+	}
+	return c, nil
 }
 
-// Close frees the socket. A Read that runs fails.
-func (c *Counters) Close() { _ = c.c.Close() }
+// Close frees the socket. A Read after it fails.
+func (c *Counters) Close() { _ = c.file.Close() }
 
 // Read returns the counters of all interfaces by index. After an error it may
 // be called again.
@@ -56,28 +64,53 @@ func (c *Counters) Read() (map[int]Counter, error) {
 	return counters, nil
 }
 
-func (c *Counters) dump() (map[int]Counter, error) {
-	if err := c.c.SetDeadline(time.Now().Add(c.timeout)); err != nil {
-		return nil, err
-	}
-	body := make([]byte, sizeofIfStatsMsg)
-	binary.NativeEndian.PutUint32(body[8:], statsFilterLink64)
-	req, err := c.c.Send(mdnetlink.Message{Header: mdnetlink.Header{Type: unix.RTM_GETSTATS, Flags: mdnetlink.Request | mdnetlink.Dump}, Data: body})
-	if err != nil {
-		return nil, err
-	}
+func (c *Counters) dump() (counters map[int]Counter, err error) {
+	closed := c.raw.Control(func(fd uintptr) {
+		for left := error(nil); left == nil; { // of an answer that was not read to its end
+			_, _, left = unix.Recvfrom(int(fd), c.buffer, unix.MSG_DONTWAIT)
+		}
+		if err = askCounters(int(fd)); err == nil {
+			counters, err = c.answer(int(fd))
+		}
+	})
+	return counters, errors.Join(err, closed)
+}
+
+// askCounters asks for all interfaces' counters.
+func askCounters(fd int) error {
+	request := make([]byte, unix.SizeofNlMsghdr+sizeofIfStatsMsg)
+	binary.NativeEndian.PutUint32(request, uint32(len(request)))
+	binary.NativeEndian.PutUint16(request[4:], unix.RTM_GETSTATS)
+	binary.NativeEndian.PutUint16(request[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	binary.NativeEndian.PutUint32(request[unix.SizeofNlMsghdr+8:], statsFilterLink64)
+	return unix.Sendto(fd, request, unix.MSG_DONTWAIT, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+}
+
+// answer reads a dump. Nobody waits: the kernel writes it while it is asked and
+// while it is read, so that what is not there will not come.
+func (c *Counters) answer(fd int) (map[int]Counter, error) {
+	counters := map[int]Counter{}
 	for {
-		messages, err := c.c.Receive()
+		n, _, err := unix.Recvfrom(fd, c.buffer, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 		if err != nil {
 			return nil, err
 		}
-		if len(messages) > 0 && messages[0].Header.Sequence != req.Header.Sequence {
-			continue // the late answer to a request that was given up
+		if n > len(c.buffer) {
+			return nil, fmt.Errorf("%w: %d bytes at once", errCounter, n)
 		}
-		counters := make(map[int]Counter, len(messages))
+		messages, err := syscall.ParseNetlinkMessage(c.buffer[:n])
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errCounter, err)
+		}
 		for _, m := range messages {
-			if m.Header.Flags&mdnetlink.DumpInterrupted != 0 {
+			switch {
+			case m.Header.Flags&unix.NLM_F_DUMP_INTR != 0:
 				return nil, netlink.ErrDumpInterrupted
+			case m.Header.Type == unix.NLMSG_DONE || m.Header.Type == unix.NLMSG_ERROR:
+				if len(m.Data) >= 4 && binary.NativeEndian.Uint32(m.Data) != 0 {
+					return nil, unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
+				}
+				return counters, nil
 			}
 			index, counter, err := decodeCounter(m.Data)
 			if err != nil {
@@ -85,7 +118,6 @@ func (c *Counters) dump() (map[int]Counter, error) {
 			}
 			counters[index] = counter
 		}
-		return counters, nil
 	}
 }
 
