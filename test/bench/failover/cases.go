@@ -90,7 +90,8 @@ func cases(long bool) []benchCase {
 	all = append(all,
 		benchCase{name: "failback = all", measure: failback, bound: time.Second},
 		benchCase{name: "connections deleted by mark", measure: deletion, bound: time.Second},
-		benchCase{name: "outages of 50, 150 and 300 ms", measure: outages})
+		benchCase{name: "outages of 50, 150 and 300 ms", measure: outages},
+		benchCase{name: "probing 16 uplinks", measure: cost})
 	if long {
 		all = append(all,
 			benchCase{name: "5 % loss for 10 minutes", measure: randomLoss},
