@@ -40,11 +40,11 @@ func TestDetectionTime(t *testing.T) {
 		traffic     bool
 		median, max time.Duration
 	}{
-		{"normal, idle", settings(3), false, 1060 * time.Millisecond, 1350 * time.Millisecond},
-		{"normal, one target", settings(1), false, 1060 * time.Millisecond, 1350 * time.Millisecond},
-		{"normal, traffic", settings(3), true, 850 * time.Millisecond, 950 * time.Millisecond},
-		{"fast, idle", fast(3), false, 400 * time.Millisecond, 480 * time.Millisecond},
-		{"fast, traffic", fast(3), true, 400 * time.Millisecond, 480 * time.Millisecond},
+		{"normal, idle", settings(3), false, 960 * time.Millisecond, 1210 * time.Millisecond},
+		{"normal, one target", settings(1), false, 960 * time.Millisecond, 1210 * time.Millisecond},
+		{"normal, traffic", settings(3), true, 760 * time.Millisecond, 810 * time.Millisecond},
+		{"fast, idle", fast(3), false, 320 * time.Millisecond, 360 * time.Millisecond},
+		{"fast, traffic", fast(3), true, 320 * time.Millisecond, 360 * time.Millisecond},
 		{"metered, traffic", metered(3), true, 4500 * time.Millisecond, 5 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -143,7 +143,7 @@ func TestRoundTripGrows(t *testing.T) {
 			net     network
 			traffic bool
 		}{
-			{"to 700 ms at once", jump(700*time.Millisecond, 0), false},
+			{"to 650 ms at once", jump(650*time.Millisecond, 0), false},
 			{"to 900 ms in 2 s", jump(900*time.Millisecond, 2*time.Second), false},
 			{"to 900 ms in a second, with traffic", jump(900*time.Millisecond, time.Second), true},
 		} {
@@ -171,7 +171,7 @@ func TestRoundTripJumps(t *testing.T) {
 		s.add("lte", settings(3), steady(50*time.Millisecond))
 		s.run(5 * time.Minute)
 		u.want(t, Up, Down, Up)
-		if took := u.states[2].at - u.states[1].at; took > 150*time.Millisecond {
+		if took := u.states[2].at - u.states[1].at; took > 220*time.Millisecond {
 			t.Fatalf("seed %d: down for %v", seed, took)
 		}
 		if u.hold.flaps != 0 {

@@ -15,13 +15,14 @@
 //	options.go    what a Monitor needs
 //	monitor.go    Monitor: what is watched
 //	run.go        its one goroutine with one timer
+//	collect.go    when it looks for answers
 //	inbox.go      where results wait for it
 //	meter.go      our own packets in the counters
 //	memory.go     what survives a restart
 //
 // A leg is one family of one uplink:
 //
-//	             a probe missed            nothing answered for
+//	             an answer is late         nothing answered for
 //	             or replies stopped        down_after rounds, and
 //	            +----------------+         another leg answered
 //	up ---------+                +--> suspect ----------------> down

@@ -38,6 +38,14 @@ func (b *inbox) take(to []letter) []letter {
 	return to
 }
 
+// calm takes back that Run is to be woken. It looks into the inbox after that.
+func (b *inbox) calm() {
+	select {
+	case <-b.wake:
+	default:
+	}
+}
+
 // poke wakes Run.
 func (b *inbox) poke() {
 	select {

@@ -175,8 +175,12 @@ func (j *judge) tick(now time.Time, out []probe) []probe {
 	}
 	j.late(now, now.Sub(due))
 	for i := range j.flight.batches {
-		if b := &j.flight.batches[i]; !b.judged && !b.due.After(now) {
+		b := &j.flight.batches[i]
+		if !b.judged && !b.due.After(now) {
 			j.miss(now, b)
+		}
+		if !b.judged && !b.doubt.IsZero() && !b.doubt.After(now) {
+			j.doubt(now, b)
 		}
 	}
 	j.flight.forget(now)
@@ -203,6 +207,7 @@ func (j *judge) late(now time.Time, over time.Duration) {
 	}
 	for i := range j.flight.batches {
 		b := &j.flight.batches[i]
+		b.doubt = time.Time{}
 		switch {
 		case b.judged:
 		case over >= b.due.Sub(b.sent):
@@ -221,16 +226,16 @@ func (j *judge) late(now time.Time, over time.Duration) {
 func (j *judge) inTurn(now time.Time, out []probe) []probe {
 	b := j.flight.begin(now, j.timeout(), j.settings, false)
 	b.base, b.based = j.traffic.last, j.traffic.fresh(now)
+	b.doubt = earlier(b.due, now.Add(j.patience()))
 	j.next = j.later(now)
 	return j.flight.add(b, j.targets.turn(), true, out)
 }
 
-// later returns when the next target is due: an interval from now, give or take
-// a tenth. These times lie on a grid that all legs share, because it is not the
-// probes that cost, but being woken for each of them.
+// later returns when the next target is due: an interval from now, or a stroke of
+// the beat less, by chance. Where the interval is short the strokes are closer.
 func (j *judge) later(now time.Time) time.Time {
-	at := now.Add(time.Duration(float64(j.settings.Interval) * (0.9 + 0.2*j.random())))
-	grid := j.settings.Interval / 10
+	at := now.Add(time.Duration(float64(j.settings.Interval) * (0.85 + 0.2*j.random())))
+	grid := min(beat, j.settings.Interval/5)
 	return at.Add(grid/2 - (at.Sub(j.epoch)+grid/2)%grid)
 }
 
@@ -248,6 +253,27 @@ func (j *judge) timeout() time.Duration {
 		return j.settings.Timeout
 	}
 	return min(max(4*j.quality.rtt, j.settings.Floor), j.settings.Timeout)
+}
+
+// patience returns how long an answer usually takes at most. It is shorter than
+// the timeout: to ask again costs little, and proves nothing.
+func (j *judge) patience() time.Duration {
+	q := &j.quality
+	if q.rtt == 0 {
+		return j.settings.Timeout
+	}
+	return max(2*q.rtt, q.rtt+4*q.jitter, j.settings.Floor/2)
+}
+
+// doubt begins a suspicion because an answer is late, though it may still come
+// in time. So the rounds of a dead leg are on their way while its first miss is
+// waited for.
+func (j *judge) doubt(now time.Time, b *batch) {
+	b.doubt = time.Time{}
+	t := &j.targets.list[j.flight.of(b)[0].target]
+	if j.state != Down && !j.suspicion.on && !b.void && !t.silent() && j.answered.Before(b.sent) && !j.excused(now, b) {
+		j.suspect(now)
+	}
 }
 
 // miss judges a batch whose time is over, or that has failed for certain.

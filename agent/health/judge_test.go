@@ -405,7 +405,7 @@ func TestStopProvesNothing(t *testing.T) {
 	for seed := range uint64(100) {
 		s := newSim(seed)
 		from := 10*time.Second + time.Duration(s.random.Int64N(int64(time.Second)))
-		u := s.add("dsl", settings(3), steady(rtt).dead(from-100*time.Millisecond, from+10*time.Second))
+		u := s.add("dsl", settings(3), steady(rtt).dead(from-80*time.Millisecond, from+10*time.Second))
 		s.stalls = [][2]time.Duration{{from, from + 10*time.Second}}
 		s.run(from + 10*time.Second)
 		if u.suspicion.on {
@@ -453,8 +453,8 @@ func TestMildlyLateTimer(t *testing.T) {
 	})
 	s.run(10 * time.Second)
 	sent, before := u.next.Sub(s.start), s.probes
-	s.stalls = [][2]time.Duration{{sent + 150*time.Millisecond, sent + 350*time.Millisecond}}
-	s.run(sent + 400*time.Millisecond)
+	s.stalls = [][2]time.Duration{{sent + 90*time.Millisecond, sent + 280*time.Millisecond}}
+	s.run(sent + 390*time.Millisecond)
 	if n := s.probes - before; n != 1 || u.suspicion.on || u.verdict(s.now).Loss > 0 {
 		t.Errorf("%d probes instead of one, %+v", n, u.verdict(s.now))
 	}
@@ -466,7 +466,9 @@ func TestOvertaken(t *testing.T) {
 	t.Parallel()
 	s := newSim(1)
 	lost := 0
-	u := s.add("dsl", settings(3), func(_ int, at time.Duration) (time.Duration, error) {
+	h := settings(3)
+	h.Interval = 200 * time.Millisecond
+	u := s.add("dsl", h, func(_ int, at time.Duration) (time.Duration, error) {
 		if at > 10*time.Second && lost == 0 {
 			lost++
 			return -1, nil

@@ -77,7 +77,7 @@ func (m *Monitor) count() map[int]Counter {
 	case !wanted:
 		m.meter.next = time.Time{}
 	case due:
-		m.meter.next = now.Add(sampleTime - now.Sub(m.epoch)%sampleTime) // together with probes
+		m.meter.next = onBeat(now, m.epoch)
 	}
 	m.mu.Unlock()
 	if !due {

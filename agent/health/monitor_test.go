@@ -18,11 +18,19 @@ import (
 	"multiroute/routes"
 )
 
-// fakeProber answers after a round trip, by the clock of the bubble.
+// fakeProber has answers after a round trip, by the clock of the bubble, and tells
+// them when they are collected.
 type fakeProber struct {
-	report func(Result)
-	net    *fakeNet
-	closed bool
+	report  func(Result)
+	net     *fakeNet
+	closed  bool
+	answers []arrival
+}
+
+// arrival is an answer and when it arrives.
+type arrival struct {
+	token uint64
+	at    time.Time
 }
 
 // fakeNet opens probers, and is what they probe.
@@ -35,6 +43,7 @@ type fakeNet struct {
 	opened  int
 	probers map[Leg]*fakeProber
 	sent    int
+	wakings map[time.Time]bool // when something was collected
 }
 
 func (n *fakeNet) open(l Leg, p Path, list []config.Target, report func(Result)) (Prober, error) {
@@ -68,7 +77,18 @@ func (p *namedProber) Send(_ int, token uint64, _ time.Duration) {
 		n.t.Errorf("%v: sent after it was closed", p.leg)
 	}
 	if !n.dead[p.leg.Uplink] {
-		time.AfterFunc(rtt, func() { p.report(Result{Token: token, RTT: rtt}) })
+		p.answers = append(p.answers, arrival{token, time.Now().Add(rtt)})
+	}
+}
+
+func (p *namedProber) Collect() {
+	p.net.mu.Lock()
+	defer p.net.mu.Unlock()
+	now := time.Now()
+	p.net.wakings[now] = true
+	for len(p.answers) > 0 && !p.answers[0].at.After(now) {
+		p.report(Result{Token: p.answers[0].token, RTT: rtt})
+		p.answers = p.answers[1:]
 	}
 }
 
@@ -114,7 +134,7 @@ func (t *text) String() string {
 }
 
 func newFakeNet(t *testing.T) *fakeNet {
-	return &fakeNet{t: t, dead: map[string]bool{}, probers: map[Leg]*fakeProber{}}
+	return &fakeNet{t: t, dead: map[string]bool{}, probers: map[Leg]*fakeProber{}, wakings: map[time.Time]bool{}}
 }
 
 // running starts a Monitor; stop ends it and returns when it has ended.

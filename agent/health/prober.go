@@ -26,13 +26,17 @@ type Path struct {
 }
 
 // Prober sends the probes of one leg. What comes of them is told to the
-// function it was opened with, from any goroutine but never from within Send or
-// Close.
+// function it was opened with, from any goroutine and from within Collect, but
+// never from within Send or Close.
 type Prober interface {
 	// Send probes a target, by its index among those the Prober was opened
 	// with. It never blocks. The token comes back with the result; an answer
 	// that takes longer than timeout is dropped.
 	Send(target int, token uint64, timeout time.Duration)
+	// Collect tells what came of probes for which nobody waits. It never blocks.
+	// Its owner calls it before it judges, and often enough meanwhile: the round
+	// trip times are right all the same.
+	Collect()
 	// Close lets go of the sockets and waits for nothing slow. A result that is
 	// just being told may still arrive.
 	Close()

@@ -28,6 +28,7 @@ type batch struct {
 	all     bool
 	sent    time.Time
 	timeout time.Duration
+	doubt   time.Time     // when it is doubted, before that; zero: never, or it was
 	due     time.Time     // when it is judged
 	keep    time.Time     // until then an answer is late, but an answer
 	weight  time.Duration // of each shot in the loss: the time it speaks for
@@ -91,15 +92,28 @@ func (f *flight) find(token uint64) (*batch, *shot) {
 	return &f.batches[s.batch-f.batches[0].number], s
 }
 
-// due returns when the next batch has to be judged; zero: there is none.
+// due returns when the next batch has to be doubted or judged; zero: there is
+// none.
 func (f *flight) due() time.Time {
 	var d time.Time
 	for i := range f.batches {
-		if b := &f.batches[i]; !b.judged && (d.IsZero() || b.due.Before(d)) {
-			d = b.due
+		if b := &f.batches[i]; !b.judged {
+			if at := earlier(b.due, b.doubt); d.IsZero() || at.Before(d) {
+				d = at
+			}
 		}
 	}
 	return d
+}
+
+// waits returns until when an answer can come; zero: everything is answered.
+func (f *flight) waits() time.Time {
+	for i := len(f.batches) - 1; i >= 0; i-- {
+		if b := &f.batches[i]; b.open > 0 {
+			return b.keep
+		}
+	}
+	return time.Time{}
 }
 
 // forget drops what cannot be answered any more.

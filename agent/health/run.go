@@ -17,6 +17,7 @@ type work struct {
 	letters []letter
 	probes  []probe
 	out     []outgoing
+	open    []Prober
 	changed bool
 }
 
@@ -40,7 +41,9 @@ func (m *Monitor) Run(ctx context.Context) error {
 		case <-m.inbox.wake:
 		}
 		m.openAll(ctx)
-		due := m.step(&w, m.count())
+		counters := m.count()
+		m.collect(&w)
+		due := m.step(&w, counters)
 		for _, o := range w.out {
 			o.Send(o.target, o.token, o.timeout)
 		}
@@ -89,11 +92,33 @@ func (m *Monitor) step(w *work, counters map[int]Counter) time.Time {
 	return m.due(now)
 }
 
-// due returns when the next step has something to do.
+// collect has the probers that wait for something tell what has arrived. They put
+// it into the inbox, which the step that follows empties: nobody needs to be
+// woken for it.
+func (m *Monitor) collect(w *work) {
+	m.mu.Lock()
+	w.open = w.open[:0]
+	for _, l := range m.order {
+		if l.prober != nil && !l.flight.waits().IsZero() {
+			w.open = append(w.open, l.prober)
+		}
+	}
+	m.mu.Unlock()
+	for _, p := range w.open {
+		p.Collect()
+	}
+	m.inbox.calm()
+}
+
+// due returns when the next step has something to do, if only to collect
+// answers.
 func (m *Monitor) due(now time.Time) time.Time {
 	due := now.Add(time.Hour)
 	for _, w := range m.order {
 		due = earlier(due, w.due())
+		if w.prober != nil {
+			due = earlier(due, w.collectAt(now))
+		}
 		if w.prober == nil && !m.held {
 			due = earlier(due, w.retry)
 		}

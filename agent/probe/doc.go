@@ -14,5 +14,9 @@
 // them, so they can say that a gateway is there, and nothing about what is behind
 // it. What is not believed is counted (Ignored) and changes nothing.
 //
-// At most 64 probes of a leg are outstanding; the oldest is forgotten.
+// What answers echo requests and gateways' probes wakes nobody: it is read when
+// the owner collects it, and the kernel has noted when it came. Probes of other
+// kinds have a goroutine each, which waits.
+//
+// At most 128 probes of a leg are outstanding; the oldest is forgotten.
 package probe

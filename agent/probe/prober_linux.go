@@ -108,12 +108,6 @@ func open(o Options, leg health.Leg, path health.Path, targets []config.Target, 
 			return nil, fmt.Errorf("target %s: %w", t.Text, err)
 		}
 	}
-	if p.echoes != nil {
-		go p.echoes.receive(p.heardEcho)
-	}
-	if p.gateways != nil {
-		go p.gateways.receive(p.heardGateway)
-	}
 	return p, nil
 }
 
@@ -162,6 +156,12 @@ func (p *prober) Send(i int, token uint64, timeout time.Duration) {
 	}
 	t := p.targets[i]
 	t.send(t, token, timeout)
+}
+
+// Collect implements health.Prober.
+func (p *prober) Collect() {
+	p.echoes.collect(p.heardEcho)
+	p.gateways.collect(p.heardGateway)
 }
 
 // Close implements health.Prober.

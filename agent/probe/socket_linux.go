@@ -91,6 +91,8 @@ func (p *prober) zoned(a netip.Addr) netip.Addr {
 type socket struct {
 	file *os.File
 	raw  syscall.RawConn
+	data [2048]byte // what is received, and
+	oob  [256]byte  // its control data
 }
 
 // message is one packet that a socket received.
@@ -104,11 +106,14 @@ type message struct {
 }
 
 // newSocket makes a socket with a filter, bound to the uplink; setup does what
-// is special about it. The kernel is asked for the time of what is received.
+// is special about it. The kernel is asked for the time of what is received,
+// because that is read later.
 func (p *prober) newSocket(domain, kind, protocol int, filter []bpf.Instruction, setup func(fd int) error) (*socket, error) {
 	var s *socket
 	err := p.enter(func() error {
-		fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+		// A descriptor that blocks stays out of the runtime's poller: what arrives
+		// wakes nobody. We never let it block.
+		fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC, protocol)
 		if err != nil {
 			return err
 		}
@@ -162,34 +167,33 @@ func (s *socket) send(b []byte, flags int, to unix.Sockaddr) error {
 	return errors.Join(err, failed)
 }
 
-// receive calls f with everything that arrives, until the socket is closed.
-func (s *socket) receive(f func(message)) {
-	data, oob := make([]byte, 2048), make([]byte, 256)
-	for failures := 0; ; {
-		var n, oobn int
-		var from unix.Sockaddr
-		var failed error
-		err := s.raw.Read(func(fd uintptr) bool {
-			n, oobn, _, from, failed = unix.Recvmsg(int(fd), data, oob, unix.MSG_DONTWAIT)
-			return !errors.Is(failed, unix.EAGAIN) && !errors.Is(failed, unix.EINTR)
-		})
-		if err != nil {
-			return // closed
-		}
-		if failed != nil { // such as ENETDOWN, once, when the interface goes down
-			if failures++; failures > 1 {
-				time.Sleep(10 * time.Millisecond)
-			}
-			continue
-		}
-		failures = 0
-		m := message{data: data[:n], from: from, at: time.Now()}
-		m.control(oob[:oobn])
-		f(m)
+// maxCollected is how many messages are read of a socket at once: a flood of
+// forged ones must not keep us from anything else.
+const maxCollected = 2 * maxOutstanding
+
+// collect calls f with what has arrived, and waits for nothing. One goroutine at
+// a time may call it.
+func (s *socket) collect(f func(message)) {
+	if s == nil {
+		return
 	}
+	_ = s.raw.Control(func(fd uintptr) { // it fails when it is closed
+		for range maxCollected {
+			n, oobn, _, from, err := unix.Recvmsg(int(fd), s.data[:], s.oob[:], unix.MSG_DONTWAIT)
+			if errors.Is(err, unix.EAGAIN) {
+				return
+			}
+			if err != nil {
+				continue // such as ENETDOWN, once, when the interface goes down
+			}
+			m := message{data: s.data[:n], from: from, at: time.Now()}
+			m.control(s.oob[:oobn])
+			f(m)
+		}
+	})
 }
 
-// close ends receive.
+// close frees the socket.
 func (s *socket) close() {
 	if s != nil {
 		s.file.Close()

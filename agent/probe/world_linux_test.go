@@ -117,7 +117,7 @@ func (w *world) open(t testing.TB, u *lab.Uplink, family routes.Family, targets 
 	return w.openPath(t, u.Name, family, w.path(t, u, family), targets...)
 }
 
-// openPath opens a prober.
+// openPath opens a prober, and collects all the time until it is closed.
 func (w *world) openPath(t testing.TB, name string, family routes.Family, path health.Path, targets ...config.Target) *client {
 	t.Helper()
 	c := &client{results: make(chan health.Result, 1024)}
@@ -128,6 +128,11 @@ func (w *world) openPath(t testing.TB, name string, family routes.Family, path h
 	}
 	t.Cleanup(p.Close)
 	c.prober = p.(*prober)
+	go func() {
+		for tick := time.NewTicker(time.Millisecond); c.ctx.Err() == nil; <-tick.C {
+			c.Collect()
+		}
+	}()
 	return c
 }
 
