@@ -11,20 +11,22 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
+
+	"multiroute/agent/dns"
 )
 
 // query asks a DNS server. The socket is a new one each time, so that the port is
 // random, too; being connected it hears the server only.
 func (p *prober) query(ctx context.Context, t *target, addr netip.Addr) (time.Duration, error) {
-	var random [34]byte
+	var random [dns.RandomBytes]byte
 	if _, err := io.ReadFull(p.Random, random[:]); err != nil {
 		return 0, fmt.Errorf("reading random bytes: %w", err)
 	}
-	query, err := newQuery(t.Name, p.leg.Family, random[:])
+	query, err := dns.NewQuery(t.Name, p.leg.Family, random[:])
 	if err != nil {
 		return 0, err
 	}
-	c, err := p.dial(ctx, "udp", netip.AddrPortFrom(addr, cmp.Or(t.Port, portDNS)))
+	c, err := p.dial(ctx, "udp", netip.AddrPortFrom(addr, cmp.Or(t.Port, dns.Port)))
 	if err != nil {
 		return 0, err
 	}
@@ -45,7 +47,7 @@ func (p *prober) query(ctx context.Context, t *target, addr netip.Addr) (time.Du
 		if err != nil {
 			return 0, err
 		}
-		code, ok := answersQuery(answer[:n], query)
+		code, ok := dns.Answers(answer[:n], query)
 		switch {
 		case !ok:
 			p.ignored.Add(1)

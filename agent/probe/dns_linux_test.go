@@ -10,13 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multiroute/agent/config"
+	"multiroute/agent/dns"
 	"multiroute/routes"
 	"multiroute/test/lab"
 )
 
+// A DNS message's header, and the flag of a response in its byte 2.
+const (
+	headerDNS   = 12
+	responseDNS = 0x80
+)
+
 // dnsTarget asks a server for a name.
 func dnsTarget(server netip.Addr, name string) config.Target {
-	return config.Target{Text: "dns://" + text(server) + "/" + name, Scheme: config.DNS, Addr: server, Host: server.String(), Port: portDNS, Name: name}
+	return config.Target{Text: "dns://" + text(server) + "/" + name, Scheme: config.DNS, Addr: server, Host: server.String(), Port: dns.Port, Name: name}
 }
 
 func TestDNS(t *testing.T) {
@@ -62,7 +69,7 @@ func TestForgedDNSAnswersAreIgnored(t *testing.T) {
 	ask := func() (uint64, frame) {
 		token := p.send(0, patience)
 		f := attacker.next(t, func(f frame) bool {
-			return len(f.packet) > header4+8+headerDNS && f.packet[0] == 0x45 && f.packet[9] == unix.IPPROTO_UDP && f.packet[header4+3] == portDNS
+			return len(f.packet) > header4+8+headerDNS && f.packet[0] == 0x45 && f.packet[9] == unix.IPPROTO_UDP && f.packet[header4+3] == dns.Port
 		})
 		ports[binary.BigEndian.Uint16(f.packet[header4:])] = true
 		ids[binary.BigEndian.Uint16(f.packet[header4+8:])] = true

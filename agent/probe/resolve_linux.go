@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"multiroute/agent/dns"
 	"multiroute/routes"
 )
 
@@ -56,7 +57,7 @@ func (p *prober) dialDNS(ctx context.Context, network, address string) (net.Conn
 	}
 	dial := func() (net.Conn, error) { return p.dial(ctx, network, to) }
 	if n := len(p.path.DNS); n > 0 {
-		to = netip.AddrPortFrom(p.path.DNS[int(p.server.Add(1)%uint32(n))], portDNS)
+		to = netip.AddrPortFrom(p.path.DNS[int(p.server.Add(1)%uint32(n))], dns.Port)
 	} else if to.Addr().IsLoopback() {
 		dial = func() (c net.Conn, err error) {
 			err = p.enter(func() error {

@@ -1,4 +1,6 @@
-package probe
+// Package dns asks for the addresses of names, and reads what servers answer:
+// messages only, no sockets.
+package dns
 
 import (
 	"bytes"
@@ -11,19 +13,23 @@ import (
 	"multiroute/routes"
 )
 
-// portDNS is where DNS servers listen.
-const portDNS = 53
+// Port is where servers listen.
+const Port = 53
 
 const (
-	headerDNS   = 12
-	responseDNS = 0x80 // in byte 2
-	opcodeDNS   = 0x78 // in byte 2
-	rcodeDNS    = 0x0f // in byte 3
+	headerBytes = 12
+	response    = 0x80 // in byte 2
+	opcode      = 0x78 // in byte 2
+	rcode       = 0x0f // in byte 3
 )
 
-// newQuery makes a query for the addresses of a name. Which of its letters are
-// capitals is random, as is the id: an answer repeats both.
-func newQuery(name string, family routes.Family, random []byte) ([]byte, error) {
+// RandomBytes is how many of them a query takes.
+const RandomBytes = 34
+
+// NewQuery makes a query for the addresses of a name. Which of its letters are
+// capitals is random, as is the id: an answer repeats both. random has at least 2
+// bytes; RandomBytes are enough for every name.
+func NewQuery(name string, family routes.Family, random []byte) ([]byte, error) {
 	kind := dnsmessage.TypeA
 	if family == routes.IPv6 {
 		kind = dnsmessage.TypeAAAA
@@ -54,17 +60,17 @@ func spell(name string, random []byte) string {
 	return string(b)
 }
 
-// answersQuery says whether b answers our query, and with which code. The
+// Answers says whether b answers our query, and with which code. The
 // question must be there as it was asked, letter by letter.
-func answersQuery(b, query []byte) (dnsmessage.RCode, bool) {
+func Answers(b, query []byte) (dnsmessage.RCode, bool) {
 	if len(b) < len(query) || !bytes.Equal(b[:2], query[:2]) {
 		return 0, false
 	}
-	if b[2]&responseDNS == 0 || b[2]&opcodeDNS != 0 || binary.BigEndian.Uint16(b[4:]) != 1 {
+	if b[2]&response == 0 || b[2]&opcode != 0 || binary.BigEndian.Uint16(b[4:]) != 1 {
 		return 0, false
 	}
-	if !bytes.Equal(b[headerDNS:len(query)], query[headerDNS:]) {
+	if !bytes.Equal(b[headerBytes:len(query)], query[headerBytes:]) {
 		return 0, false
 	}
-	return dnsmessage.RCode(b[3] & rcodeDNS), true
+	return dnsmessage.RCode(b[3] & rcode), true
 }
