@@ -25,7 +25,7 @@ func (c *Cache) Compile(s Spec) Ruleset {
 
 func (r PolicyRule) equal(o PolicyRule) bool {
 	return r.Name == o.Name && r.Local == o.Local && r.Policy == o.Policy &&
-		slices.Equal(r.From, o.From) && slices.Equal(r.To, o.To) && slices.Equal(r.Interfaces, o.Interfaces) && slices.Equal(r.MACs, o.MACs) &&
+		slices.Equal(r.From, o.From) && slices.Equal(r.To, o.To) && slices.Equal(r.ToLists, o.ToLists) && slices.Equal(r.Interfaces, o.Interfaces) && slices.Equal(r.MACs, o.MACs) &&
 		slices.Equal(r.Protocols, o.Protocols) && slices.Equal(r.Ports, o.Ports) && slices.Equal(r.SourcePorts, o.SourcePorts) &&
 		slices.Equal(r.DSCP, o.DSCP) && slices.Equal(r.UIDs, o.UIDs)
 }

@@ -12,6 +12,7 @@ func TestCache(t *testing.T) {
 	var c Cache
 	for range 200 {
 		s := ruleSpec(randomRules(r)...)
+		s.Lists = testLists
 		for range 3 {
 			s.Guard = !s.Guard
 			if got := c.Compile(s); !reflect.DeepEqual(got, Compile(s)) {

@@ -20,6 +20,9 @@ func compile(s Spec, policyRules func([]PolicyRule, []Policy) chosen) Ruleset {
 		}
 		c.byInterface[u.Interface] = append(c.byInterface[u.Interface], u)
 	}
+	for _, list := range s.Lists {
+		c.rules.Dynamic = append(c.rules.Dynamic, listSet(list, false), listSet(list, true))
+	}
 	c.restore()
 	if len(s.Rules) > 0 {
 		c.chosen = policyRules(s.Rules, s.Policies)

@@ -98,6 +98,9 @@ func checkSound(t *testing.T, r Ruleset) {
 			lead(e.Verdict)
 		}
 	}
+	for _, d := range r.Dynamic {
+		fields[d.Name+" "+fmt.Sprint(d.Fields, false)] = true
+	}
 	for _, c := range r.Chains {
 		for _, rule := range c.Rules {
 			keys := map[any]bool{}

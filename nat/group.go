@@ -57,10 +57,10 @@ func (g *group) add(p part) bool {
 	}
 	var varying []int
 	for i, f := range p.fields {
-		if f.field != first.fields[i].field {
-			return false
+		if f.field != first.fields[i].field || f.set != first.fields[i].set {
+			return false // what is in lists is not known here
 		}
-		if slices.Contains(g.varying, i) || !slices.Equal(f.spans, first.fields[i].spans) {
+		if slices.Contains(g.varying, i) || !f.equal(first.fields[i]) {
 			varying = append(varying, i)
 		}
 	}

@@ -90,6 +90,20 @@ func (t *Table) Write(have State, want Ruleset) error {
 	return nil
 }
 
+// Fill puts addresses into lists, with new timeouts where they are there already.
+// The lists are those of the Ruleset that was written last.
+func (t *Table) Fill(all []Listed) error {
+	for _, b := range filling(all) {
+		if err := t.commit("filling lists of", b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Empty takes all addresses out of lists, whoever put them there.
+func (t *Table) Empty(lists []string) error { return t.commit("emptying lists of", emptying(lists)) }
+
 // Delete removes our table. A missing table is no error.
 func (t *Table) Delete() error { return t.commit("deleting", removal()) }
 
@@ -292,6 +306,7 @@ func watch(ctx context.Context, changed func()) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(0, 1)) })
 	defer stop()
 	changed()
+	content := false // of the transaction so far, beyond elements that come and go
 	for {
 		messages, err := c.Receive()
 		switch {
@@ -300,8 +315,15 @@ func watch(ctx context.Context, changed func()) error {
 		case err != nil:
 			return fmt.Errorf("nftables monitor: %w", err)
 		}
-		if slices.ContainsFunc(messages, foreign) {
-			changed()
+		for _, m := range messages {
+			if _, end := decodeGeneration(m); !end {
+				content = content || !fills(m)
+				continue
+			}
+			if content && foreign(m) {
+				changed()
+			}
+			content = false
 		}
 	}
 }

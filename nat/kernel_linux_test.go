@@ -482,6 +482,12 @@ func TestKernelWatch(t *testing.T) {
 	<-started // once at the start
 	k.write(Compile(separate()))
 	k.write(Compile(changed(separate(), forwards)))
+	spec := ruleSpec()
+	spec.Lists = testLists
+	k.write(Compile(spec))
+	// What programs put into dynamic sets is nothing to look at, either.
+	k.nft("add element inet multiroute domain-x4 { 203.0.113.1 }")
+	k.nft("flush set inet multiroute domain-x4")
 	if err := k.table.Delete(); err != nil {
 		t.Fatal(err)
 	}

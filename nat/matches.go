@@ -8,8 +8,9 @@ import (
 )
 
 // Matches reports whether all that the rule says fits the packet, as PolicyRule
-// tells it: not by what Compile made of it.
-func (r PolicyRule) Matches(p Packet) bool {
+// tells it: not by what Compile made of it. Holds tells what is in dynamic sets,
+// as for Ruleset.Walk.
+func (r PolicyRule) Matches(p Packet, holds func(set, key string) bool) bool {
 	contains := func(list []netip.Prefix, a netip.Addr) bool {
 		return len(list) == 0 || slices.ContainsFunc(list, func(x netip.Prefix) bool { return x.Contains(a) })
 	}
@@ -23,6 +24,7 @@ func (r PolicyRule) Matches(p Packet) bool {
 	}
 	own := p.In == ""
 	return r.Local == own && contains(r.From, p.Source) && contains(r.To, p.Destination) &&
+		(len(r.ToLists) == 0 || slices.ContainsFunc(r.ToLists, func(list string) bool { return inList(list, p.Destination, holds) })) &&
 		(len(r.Interfaces) == 0 || slices.Contains(r.Interfaces, p.In)) &&
 		(len(r.MACs) == 0 || !own && slices.Contains(r.MACs, p.MAC)) &&
 		(len(protocols) == 0 || slices.Contains(protocols, p.Protocol)) &&

@@ -49,11 +49,14 @@ func TestKernelRulesPackets(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := rand.New(rand.NewPCG(11, 12))
-	k.write(Compile(ruleSpec(randomRules(r)...))) // has the kernel load conntrack
+	spec := ruleSpec(randomRules(r)...)
+	spec.Lists = testLists
+	k.write(Compile(spec)) // has the kernel load conntrack
 	k.nft(spy)
 	if err := k.ns.Do(func() error { return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_checksum", []byte("0"), 0) }); err != nil {
 		t.Fatal(err)
 	}
+	fillLists(t, k)
 	const packets, shortest = 300, 100
 	matched := 0
 	for range 15 {
@@ -61,7 +64,9 @@ func TestKernelRulesPackets(t *testing.T) {
 		for i := range rules {
 			rules[i].Local, rules[i].UIDs = false, nil
 		}
-		want := Compile(ruleSpec(rules...))
+		spec := ruleSpec(rules...)
+		spec.Lists = testLists
+		want := Compile(spec)
 		k.write(want)
 		k.nft("", "flush", "set", "inet", "spy", "seen")
 		marks := map[int]uint32{}
@@ -74,7 +79,7 @@ func TestKernelRulesPackets(t *testing.T) {
 			defer unix.Close(fd)
 			for i := range packets {
 				p := randomClientPacket(r)
-				mark := firstMatch(rules, &p)
+				mark := firstMatch(rules, &p, listed)
 				if mark == markOf(99) {
 					mark = 0
 				}

@@ -15,6 +15,7 @@ import (
 type PolicyRule struct {
 	Name        string // for people; it becomes no part of the rules in the kernel
 	From, To    []netip.Prefix
+	ToLists     []string  // the destination is in one of these Spec.Lists
 	Interfaces  []string  // by which clients' packets come in
 	MACs        [][6]byte // Ethernet sources
 	Protocols   []uint8   // IPPROTO_*
@@ -37,10 +38,15 @@ type part struct {
 	verdict Verdict
 }
 
-// partField is a field and what it may be.
+// partField is a field and what it may be: values, or what is in a list's set.
 type partField struct {
 	field Field
 	spans []span
+	set   string
+}
+
+func (f partField) equal(o partField) bool {
+	return f.field == o.field && f.set == o.set && slices.Equal(f.spans, o.spans)
 }
 
 // partOrder is the order in which a part's fields are compared: those that cost
@@ -66,7 +72,7 @@ func (r PolicyRule) parts(v Verdict) []part {
 	if !base.addTransport(r) {
 		return nil
 	}
-	if len(r.From) == 0 && len(r.To) == 0 && len(r.DSCP) == 0 {
+	if len(r.From) == 0 && len(r.To) == 0 && len(r.DSCP) == 0 && len(r.ToLists) == 0 {
 		return []part{base.sorted()}
 	}
 	var all []part
@@ -77,14 +83,16 @@ func (r PolicyRule) parts(v Verdict) []part {
 		if !p.addPrefixes(source(v6), r.From, v6) || !p.addPrefixes(destination(v6), r.To, v6) {
 			continue
 		}
-		if len(r.DSCP) == 0 {
-			all = append(all, p.sorted())
-		}
-		for _, d := range slices.Compact(slices.Sorted(slices.Values(r.DSCP))) {
-			one := p
-			one.fields = slices.Clone(p.fields)
-			one.add(choose(v6, DSCP6, DSCP4), []span{point(dscp(v6, d))})
-			all = append(all, one.sorted())
+		for _, p := range p.withLists(r.ToLists, v6) {
+			if len(r.DSCP) == 0 {
+				all = append(all, p.sorted())
+			}
+			for _, d := range slices.Compact(slices.Sorted(slices.Values(r.DSCP))) {
+				one := p
+				one.fields = slices.Clone(p.fields)
+				one.add(choose(v6, DSCP6, DSCP4), []span{point(dscp(v6, d))})
+				all = append(all, one.sorted())
+			}
 		}
 	}
 	return all
@@ -104,7 +112,7 @@ func point(raw string) span { return span{raw, raw} }
 // add adds a field; one that may be anything is none.
 func (p *part) add(f Field, list []span) {
 	if list = joined(f, spans(list)); len(list) > 0 {
-		p.fields = append(p.fields, partField{f, list})
+		p.fields = append(p.fields, partField{field: f, spans: list})
 	}
 }
 
@@ -114,7 +122,7 @@ func (p part) sorted() part {
 	if p.family != 0 && !slices.ContainsFunc(p.fields, func(f partField) bool { return familyOf(f.field) != 0 }) {
 		p.add(IPv6, []span{point(string([]byte{p.family}))})
 	}
-	slices.SortFunc(p.fields, func(a, b partField) int {
+	slices.SortStableFunc(p.fields, func(a, b partField) int {
 		return slices.Index(partOrder, a.field) - slices.Index(partOrder, b.field)
 	})
 	return p
@@ -246,6 +254,10 @@ func (c *chosen) groupRule(g *group) Rule {
 	first := g.parts[0]
 	for i, f := range first.fields {
 		if !slices.Contains(g.varying, i) {
+			if f.set != "" {
+				rule = append(rule, Lookup{Fields: []Field{f.field}, Set: f.set})
+				continue
+			}
 			rule = append(rule, c.match(f.field, f.spans))
 		}
 	}

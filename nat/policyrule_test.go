@@ -41,10 +41,10 @@ func mixedRules() []PolicyRule {
 }
 
 // firstMatch is what the rules say, rule by rule: the mark of the policy.
-func firstMatch(rules []PolicyRule, p *packet) uint32 {
+func firstMatch(rules []PolicyRule, p *packet, holds func(set, key string) bool) uint32 {
 	from := Packet{In: p.in, Source: p.src, Destination: p.dst, SourcePort: p.sport, DestPort: p.dport, Protocol: p.proto, MAC: p.mac, DSCP: p.dscp, UID: p.uid}
 	for _, r := range rules {
-		if r.Matches(from) {
+		if r.Matches(from, holds) {
 			return r.Policy
 		}
 	}
@@ -71,7 +71,7 @@ func randomRules(r *rand.Rand) []PolicyRule {
 	shape := 0
 	for range 1 + r.IntN(14) {
 		if r.IntN(4) == 0 {
-			shape = r.IntN(1 << 10)
+			shape = r.IntN(1 << 12)
 		}
 		x := PolicyRule{Policy: markOf(9 + r.IntN(4)), Local: shape&1 != 0 && shape&2 != 0}
 		if r.IntN(20) == 0 {
@@ -98,6 +98,9 @@ func randomRules(r *rand.Rand) []PolicyRule {
 		if shape&256 != 0 && !x.Local {
 			x.Interfaces = some(r, func() string { return []string{"eth0", "eth9"}[r.IntN(2)] })
 		}
+		if shape&(1024|2048) == 1024|2048 {
+			x.ToLists = some(r, func() string { return testLists[r.IntN(len(testLists))] })
+		}
 		if shape&512 != 0 {
 			if x.Local {
 				x.UIDs = some(r, func() uint32 { return uint32(r.IntN(3)) })
@@ -108,6 +111,15 @@ func randomRules(r *rand.Rand) []PolicyRule {
 		rules = append(rules, x)
 	}
 	return rules
+}
+
+// testLists are lists of addresses; listed says what is in them.
+var testLists = []string{"domain-x", "domain-y", "domain-z"}
+
+// listed: an address's last byte decides.
+func listed(set, key string) bool {
+	i := slices.Index(testLists, set[:len(set)-1])
+	return i >= 0 && (set[len(set)-1] == '4') == (len(key) == 4) && key[len(key)-1]>>i&1 == 1
 }
 
 func some[T any](r *rand.Rand, one func() T) []T {
@@ -126,7 +138,7 @@ func TestPolicyRulesRandom(t *testing.T) {
 	for range 4000 {
 		rules := randomRules(r)
 		spec := ruleSpec(rules...)
-		spec.LAN = []string{"eth0", "eth9"}
+		spec.LAN, spec.Lists = []string{"eth0", "eth9"}, testLists
 		compiled := Compile(spec)
 		checkSound(t, compiled)
 		grouped += len(compiled.Sets)
@@ -139,11 +151,11 @@ func TestPolicyRulesRandom(t *testing.T) {
 			if r.IntN(3) == 0 {
 				p.src, p.dst = netip.AddrFrom16([16]byte{0xfd, 15: byte(r.IntN(9))}), netip.AddrFrom16([16]byte{0xfd, 15: byte(r.IntN(9))})
 			}
-			w := &walker{rules: compiled}
+			w := &walker{rules: compiled, holds: listed}
 			if r.IntN(4) == 0 {
 				p.in, p.out = "", "eth1"
 			}
-			want := firstMatch(rules, &p)
+			want := firstMatch(rules, &p, listed)
 			if want == markOf(99) {
 				want = 0
 			}

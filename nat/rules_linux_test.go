@@ -61,6 +61,7 @@ func TestKernelRulesRandom(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 10))
 	for i := range 150 {
 		spec := ruleSpec(randomRules(r)...)
+		spec.Lists = testLists
 		want := Compile(spec)
 		if err := k.tryWrite(k.read(), want); err != nil {
 			t.Fatalf("round %d: %v\n%s", i, err, want)

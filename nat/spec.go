@@ -30,6 +30,9 @@ type Spec struct {
 	// family; invalid where the kernel chooses an uplink's address.
 	Own      []netip.Addr
 	Policies []Policy
+	// Lists are names of lists of addresses, which rules know and others fill
+	// (Table.Fill, or whoever adds elements to their sets).
+	Lists []string
 	// Rules send new connections to policies; the first that matches wins. What
 	// none matches gets no mark: the default policy.
 	Rules []PolicyRule

@@ -1,0 +1,115 @@
+package nat
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Listed is an address of a list.
+type Listed struct {
+	List    string
+	Addr    netip.Addr
+	Timeout time.Duration // from now on; rounded up to milliseconds, more than 0
+}
+
+// maxFilled is how many elements one transaction adds, see maxElements.
+const maxFilled = 1000
+
+// filling makes the transactions that put addresses into lists. The kernel
+// leaves an element alone that is added again (before Linux 6.12; since then it
+// depends on the timeouts: nft_add_set_elem, net/netfilter/nf_tables_api.c). So
+// each is added, deleted and added in one transaction, which no packet sees in
+// between: it has the new timeout whether it was there or not.
+func filling(all []Listed) []*batch {
+	var batches []*batch
+	for some := range slices.Chunk(all, maxFilled) {
+		bySet := map[string][]Listed{}
+		var names []string
+		for _, x := range some {
+			name := ListSet(x.List, x.Addr.Is6())
+			if bySet[name] == nil {
+				names = append(names, name)
+			}
+			bySet[name] = append(bySet[name], x)
+		}
+		b := newBatch()
+		for _, name := range names {
+			list := bySet[name]
+			b.elements(unix.NFT_MSG_NEWSETELEM, name, elementsOf(list, true))
+			b.elements(unix.NFT_MSG_DELSETELEM, name, elementsOf(list, false))
+			b.elements(unix.NFT_MSG_NEWSETELEM, name, elementsOf(list, true))
+		}
+		b.end()
+		batches = append(batches, b)
+	}
+	return batches
+}
+
+// emptying makes the transaction that takes all addresses out of lists.
+func emptying(lists []string) *batch {
+	b := newBatch()
+	for _, list := range lists {
+		for _, v6 := range []bool{false, true} {
+			b.elements(unix.NFT_MSG_DELSETELEM, ListSet(list, v6), nil)
+		}
+	}
+	b.end()
+	return b
+}
+
+// elementsOf writes addresses of one family as a list of elements.
+func elementsOf(list []Listed, timeouts bool) []byte {
+	l := elementList{lengths: []int{len(list[0].Addr.AsSlice())}}
+	for _, x := range list {
+		l.nest(unix.NFTA_LIST_ELEM, func() {
+			l.key(unix.NFTA_SET_ELEM_KEY, string(x.Addr.AsSlice()))
+			if timeouts {
+				l.attribute(unix.NFTA_SET_ELEM_TIMEOUT, func() {
+					l.buf = binary.BigEndian.AppendUint64(l.buf, uint64(max(x.Timeout+time.Millisecond-1, time.Millisecond)/time.Millisecond))
+				})
+			}
+		})
+	}
+	return l.buf
+}
+
+// elements adds a message about elements of a set; without a list, about all of
+// them.
+func (b *batch) elements(message netlink.HeaderType, set string, list []byte) {
+	flags := netlink.HeaderFlags(0)
+	if message == unix.NFT_MSG_NEWSETELEM {
+		flags = netlink.Create
+	}
+	b.add(message, flags, "filling set "+set, func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
+		ae.String(unix.NFTA_SET_ELEM_LIST_SET, set)
+		if list != nil {
+			ae.Bytes(unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_LIST_ELEMENTS, list)
+		}
+	})
+}
+
+// fills reports whether m is about elements that come and go in a dynamic set of
+// ours, which is nothing to look at.
+func fills(m netlink.Message) bool {
+	switch m.Header.Type {
+	case unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWSETELEM, unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELSETELEM:
+	default:
+		return false
+	}
+	table, set := "", ""
+	err := attributes(m, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NFTA_SET_ELEM_LIST_TABLE:
+			table = ad.String()
+		case unix.NFTA_SET_ELEM_LIST_SET:
+			set = ad.String()
+		}
+	})
+	return err == nil && table == TableName && isDynamic(set)
+}
