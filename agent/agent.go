@@ -124,6 +124,11 @@ type daemon struct {
 	memoryFile string // where the next agent finds what it should know; "": nowhere
 	remembered memory // what is in it
 
+	names    namer
+	refill   bool   // sets of addresses may have been made anew since names were last told
+	folder   string // where dnsmasq and resolvers find our files; "": nowhere
+	unwanted string // the last reason why one of these was not written, so that it is logged once
+
 	drift   drift
 	retry   time.Duration
 	failing string // the last pass's error, so that it is logged once
@@ -181,6 +186,12 @@ func Run(ctx context.Context, o Options) error {
 	d := newDaemon(o, k.router, k.table, ct, sysctlStore(cfg))
 	d.counter = counter
 	d.stop = cancel
+	filled, err := nat.Open() // a connection of its own: names are resolved beside the owner
+	if err != nil {
+		return err
+	}
+	defer filled.Close()
+	resolver := d.resolver(cfg, filled)
 	counters, err := routes.OpenCounters()
 	if err != nil {
 		return err
@@ -207,6 +218,7 @@ func Run(ctx context.Context, o Options) error {
 	tasks.Go(func() error { return routes.Watch(ctx, d.gateways.has, k.router.NeighbourFailed, d.changed) })
 	tasks.Go(func() error { return nat.Watch(ctx, d.changed) })
 	tasks.Go(func() error { return monitor.Run(ctx) })
+	tasks.Go(func() error { return resolver.Run(ctx) })
 	server := api.NewServer(&handler{d: d, ctx: ctx}, listener.GID, o.Log)
 	tasks.Go(func() error { return server.Serve(ctx, listener) })
 	tasks.Go(func() error { return d.loop(ctx) })
@@ -219,7 +231,7 @@ func Run(ctx context.Context, o Options) error {
 
 func newDaemon(o Options, r router, t table, c tracker, s sysctl.Store) *daemon {
 	return &daemon{Options: o, router: r, table: t, tracker: c, counter: c, sysctl: s, stop: func() {},
-		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{}, monitor: nobody{}, disabled: disabled{},
+		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{}, monitor: nobody{}, names: nobody{}, disabled: disabled{},
 		drift: drift{limiter: rate.NewLimiter(rate.Every(repairEvery), repairBurst)}}
 }
 

@@ -40,6 +40,12 @@ func (h *handler) Explain(ctx context.Context, r api.ExplainRequest) (api.Explan
 	}
 	defer lookups.Close()
 	e.lookup = lookups.Lookup
+	table, err := nat.Open()
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	defer table.Close()
+	e.has = table.Has
 	return e.explain(r)
 }
 
@@ -51,6 +57,7 @@ type explainer struct {
 	facts  routes.Facts
 	main   []netip.Prefix // destinations of table main
 	lookup func(routes.Query) (routes.Answer, error)
+	has    func(nat.Dynamic, string) (bool, error) // asks the kernel; nil: nothing is in dynamic sets
 
 	request api.ExplainRequest
 	out     api.Explanation
@@ -78,6 +85,19 @@ func (e *explainer) explain(r api.ExplainRequest) (api.Explanation, error) {
 	return e.out, err
 }
 
+// holds asks the kernel what is in a dynamic set now.
+func (e *explainer) holds(set, key string) bool {
+	i := slices.IndexFunc(e.rules.Dynamic, func(d nat.Dynamic) bool { return d.Name == set })
+	if i < 0 || e.has == nil {
+		return false
+	}
+	found, err := e.has(e.rules.Dynamic[i], key)
+	if err != nil {
+		e.differs("What is in set %s is not known: %v.", set, err)
+	}
+	return found
+}
+
 func (e *explainer) say(format string, args ...any) {
 	e.out.Why = append(e.out.Why, fmt.Sprintf(format, args...))
 }
@@ -95,7 +115,7 @@ func (e *explainer) received() error {
 		return err
 	}
 	e.packet.In = e.in.Name
-	e.walk = e.rules.Walk(e.packet, nil)
+	e.walk = e.rules.Walk(e.packet, e.holds)
 	if !e.walk.Prerouting() {
 		e.say("It is dropped: %s.", last(e.walk.Trace()))
 		return nil
@@ -149,7 +169,7 @@ func (e *explainer) sent() error {
 	}
 	e.packet.Source = q.From
 	e.packet.Out, e.packet.Nexthop = e.link(answer.Index), answer.Gateway
-	e.walk = e.rules.Walk(e.packet, nil)
+	e.walk = e.rules.Walk(e.packet, e.holds)
 	// What has a mark was refused because routing has nothing for it, and is
 	// about to say so.
 	if !e.walk.Output() && e.walk.Mark() == 0 {
@@ -223,7 +243,7 @@ func (e *explainer) chosen() {
 	if !consulted {
 		return
 	}
-	i := slices.IndexFunc(e.plan.NAT.Rules, func(r nat.PolicyRule) bool { return r.Matches(e.packet) })
+	i := slices.IndexFunc(e.plan.NAT.Rules, func(r nat.PolicyRule) bool { return r.Matches(e.packet, e.holds) })
 	if i < 0 {
 		e.say("No rule matches.")
 		if e.policy != nil && e.policy.Name != "default" {

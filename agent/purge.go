@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -84,6 +85,12 @@ func Purge(ctx context.Context, cfg *config.Config) (done []string, err error) {
 	for _, file := range []string{cfg.API.Socket, memoryFile(cfg), confirmedFile(cfg, "")} {
 		if err := os.Remove(file); !errors.Is(err, fs.ErrNotExist) {
 			did(err, "")
+		}
+	}
+	for _, name := range []string{dnsmasqFile, resolvFile} {
+		path := filepath.Join(filepath.Dir(cfg.API.Socket), name)
+		if old, err := readOwn(path); err == nil && old != nil { // what is not ours is nobody's business here
+			did(os.Remove(path), "")
 		}
 	}
 	if len(done) == 0 && len(errs) == 0 {

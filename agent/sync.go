@@ -39,6 +39,7 @@ func (d *daemon) pass(now time.Time) error {
 	d.disabled.expire(now, d.cfg)
 	d.monitor.Hold(true)
 	defer d.monitor.Hold(false)
+	defer d.publish()
 	for range rounds {
 		facts, err := d.router.Facts()
 		if err != nil {
@@ -135,6 +136,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 			if d.Log.Enabled(context.Background(), slog.LevelDebug) { // long lists make a long text
 				d.Log.Debug("writing nftables", "commands", state.Commands(during))
 			}
+			d.refill = true
 			if err := d.table.Write(state, during); err != nil {
 				d.owing = true
 				return true, errors.Join(refused, err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"multiroute/agent/config"
+	"multiroute/agent/domains"
 	"multiroute/agent/health"
 	"multiroute/agent/plan"
 	"multiroute/agent/probe"
@@ -112,12 +113,14 @@ func ownInterface(cfg *config.Config, name string) bool {
 	return n == 1 && !slices.Contains(cfg.Router.LAN, name)
 }
 
-// nobody watches nothing: every uplink is as well as its link.
+// nobody watches nothing: every uplink is as well as its link. Nor does it
+// resolve names.
 type nobody struct{}
 
 func (nobody) Watch([]health.Watched)                  {}
 func (nobody) Hold(bool)                               {}
 func (nobody) Verdicts() map[health.Leg]health.Verdict { return nil }
+func (nobody) Update(domains.Wanted, bool)             {}
 func (nobody) Memories() map[health.Leg]health.Memory  { return nil }
 
 // watch prepares the probes, with what a predecessor left at path.

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	folderMode = 0o750
+	folderMode = 0o751 // others find the files that are for them, and no others
 	socketMode = 0o660
 	lockSuffix = ".lock"
 
@@ -58,7 +58,7 @@ type socketID struct {
 // Listen opens the control socket at an absolute path. The socket belongs to the process's
 // user and to the group (a name or number; "" is none), with mode 0660.
 //
-// The folder is made if it is missing, with mode 0750 and the same group. One that exists
+// The folder is made if it is missing, with mode 0751 and the same group. One that exists
 // must belong to root or to this user, and nobody else may be able to write there; if
 // others cannot even look into it, it is given the group and mode, too. Neither the folder
 // nor the socket may be a symbolic link.
@@ -192,7 +192,7 @@ func (l *Listener) prepareFolder() error {
 		return fmt.Errorf("others may write in folder %s (mode %#o): they could replace the socket", dir, st.Mode&0o7777)
 	}
 	// A folder that everybody may enter is somebody else's business: /run, /tmp.
-	if !created && (st.Uid != euid || st.Mode&0o007 != 0) {
+	if !created && (st.Uid != euid || st.Mode&0o007 != 0 && st.Mode&0o777 != folderMode) {
 		return nil
 	}
 	if err := l.giveToGroup(func(gid int) error { return unix.Fchown(fd, -1, gid) }); err != nil {

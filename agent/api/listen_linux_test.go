@@ -46,7 +46,7 @@ func TestListenModes(t *testing.T) {
 			defer unix.Umask(unix.Umask(umask))
 			path := filepath.Join(dir, "a", "b", "agent.sock")
 			l := mustListen(t, path, ownGroup())
-			if got := mode(t, filepath.Dir(path)); got != fs.ModeDir|0o750 {
+			if got := mode(t, filepath.Dir(path)); got != fs.ModeDir|0o751 {
 				t.Errorf("umask %#o: folder %v", umask, got)
 			}
 			if got := mode(t, path); got != fs.ModeSocket|0o660 {
@@ -75,8 +75,9 @@ func TestListenFolders(t *testing.T) {
 		have, want fs.FileMode // of the folder
 		err        string
 	}{
-		{"private", 0o700, 0o750, ""},
-		{"as it should be", 0o750, 0o750, ""},
+		{"private", 0o700, 0o751, ""},
+		{"as it was once", 0o750, 0o751, ""},
+		{"as it should be", 0o751, 0o751, ""},
 		{"open to all: not ours to change", 0o755, 0o755, ""},
 		{"like /tmp", 0o777 | fs.ModeSticky, 0o777 | fs.ModeSticky, ""},
 		{"writable by the group", 0o770, 0o770, "others may write in folder"},

@@ -287,8 +287,6 @@ rule-local:8: rule[1].macs: the router's own traffic has no hardware address tha
 rule-ports:6: rule[1].protocol: "icmp" has no ports: remove it, or ports
 rule-ports:12: rule[2].protocol: "gre" has no ports: remove it, or source_ports
 rule-ports:14: rule[2].protocol: "ah" has no ports: remove it, or source_ports`},
-	{"rule-unsupported", `
-rule-unsupported:8: rule[1].domains: not supported yet: rules by domain come in a later version; remove this key`},
 	{"rule-values", `
 rule-values:5: rule[1].from: "192.168.0.20/24" has bits behind its length: write "192.168.0.0/24", or "192.168.0.20" for the one host
 rule-values:6: rule[1].domains: "-bad.org" is not a domain: write one such as "example.org", or "*.example.org" for all below it

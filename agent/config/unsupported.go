@@ -16,8 +16,6 @@ const removeKey = "remove this key"
 
 // unsupported lists everything without behaviour.
 var unsupported = []gap{
-	{"rule.[].domains", false, emptyList, "rules by domain come", removeKey},
-
 	{"uplink.*.bandwidth", true, nil, "balancing by bandwidth comes", removeKey},
 
 	{"policy.*.balance", false, is("weight"), "other ways to balance come", `write "weight" or remove this key`},

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"multiroute/agent/config"
+	"multiroute/agent/domains"
 	"multiroute/agent/health"
 	"multiroute/agent/sysctl"
 	"multiroute/nat"
@@ -38,6 +39,11 @@ type Plan struct {
 	Policies []Policy
 	Warnings []string     // what a person should look at, in a stable order
 	Gateways []netip.Addr // whose neighbour entries matter
+	// Domains are those of all rules, whether in force now or not.
+	Domains []domains.List
+	// DNS are the servers of the uplinks that are usable, those of uplinks that
+	// carry the default policy before others'.
+	DNS []netip.Addr
 }
 
 // State is an uplink's state in the words of "agent status".
@@ -166,6 +172,8 @@ func Make(in Input) Plan {
 	m.routing()
 	m.nat()
 	m.rules()
+	m.domains()
+	m.servers()
 	m.sysctls()
 	m.warnings()
 	return m.Plan

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"multiroute/agent/config"
+	"multiroute/agent/domains"
 	"multiroute/nat"
 	"multiroute/routes"
 )
@@ -20,6 +21,9 @@ func (m *maker) rules() {
 		}
 		n := nat.PolicyRule{Name: r.Name, From: r.From, To: r.To, Interfaces: r.Interfaces, MACs: r.MACs, Protocols: r.Protocols,
 			Ports: natPorts(r.Ports), SourcePorts: natPorts(r.SourcePorts), DSCP: r.DSCP, Local: r.Local, UIDs: r.UIDs}
+		if len(r.Domains) > 0 {
+			n.ToLists = domains.NewList(r.Domains).Sets()
+		}
 		switch {
 		case r.Bypass:
 			n.Policy = marks[bypassPolicy]

@@ -1,0 +1,93 @@
+package domains
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Header is how our files begin, and no others: only such a file is ever
+// overwritten or removed.
+const Header = "# Written by multiroute; changes are lost.\n"
+
+// Dnsmasq writes the include for dnsmasq. table is the nftables table, with its
+// family, and in4 and in6 name the sets of a list's addresses.
+//
+// dnsmasq knows names with all below them only, and takes the sets of one line
+// only: that of the longest name. So a line has the sets of all lists that its
+// names belong to; an exact name belongs to those below it only where dnsmasq
+// knows no better.
+func Dnsmasq(lists []List, table string, in4, in6 func(set string) string) string {
+	var b strings.Builder
+	b.WriteString(Header)
+	wanted := map[string][]string{} // sets by name
+	for _, l := range lists {
+		for _, d := range l.Domains {
+			name := strings.TrimPrefix(d, "*.")
+			wanted[name] = nil
+		}
+	}
+	var names []string
+	for name := range wanted {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	table = strings.ReplaceAll(table, " ", "#")
+	for _, name := range names {
+		var sets []string
+		for _, l := range lists {
+			if !l.has(name) {
+				continue
+			}
+			for _, set := range l.Told() {
+				for _, s := range []string{"4#" + table + "#" + in4(set), "6#" + table + "#" + in6(set)} {
+					if !slices.Contains(sets, s) {
+						sets = append(sets, s)
+					}
+				}
+			}
+		}
+		fmt.Fprintf(&b, "nftset=/%s/%s\n", name, strings.Join(sets, ","))
+	}
+	return b.String()
+}
+
+// has reports whether what dnsmasq finds by a line for name belongs to the list:
+// the name itself, or one that it is below.
+func (l List) has(name string) bool {
+	if slices.Contains(l.Domains, name) {
+		return true
+	}
+	for above := name; above != ""; _, above, _ = strings.Cut(above, ".") {
+		if slices.Contains(l.Domains, "*."+above) {
+			return true
+		}
+	}
+	return false
+}
+
+// ResolvConf writes a resolver configuration with these servers.
+func ResolvConf(servers []netip.Addr) string {
+	var b strings.Builder
+	b.WriteString(Header)
+	for _, s := range servers {
+		fmt.Fprintf(&b, "nameserver %s\n", s)
+	}
+	return b.String()
+}
+
+// Nameservers reads the servers of a resolver configuration (resolv.conf(5)).
+func Nameservers(text string) []netip.Addr {
+	var all []netip.Addr
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) < 2 || words[0] != "nameserver" {
+			continue
+		}
+		if a, err := netip.ParseAddr(words[1]); err == nil {
+			all = append(all, a)
+		}
+	}
+	return all
+}
