@@ -13,13 +13,21 @@ import (
 type name struct {
 	ttl   time.Duration
 	addrs []netip.Addr
+	alias string // CNAME; empty: none
 }
 
 // Resolve makes the server's DNS (PortDNS) answer so for a name and, if it begins with "*.", for those below it; "*" is every name. Unknown names do not exist.
 func (s *Server) Resolve(host string, ttl time.Duration, addrs ...netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.names[strings.ToLower(strings.TrimSuffix(host, "."))] = name{ttl, addrs}
+	s.names[strings.ToLower(strings.TrimSuffix(host, "."))] = name{ttl: ttl, addrs: addrs}
+}
+
+// Alias makes the server's DNS answer that a name stands for another one (CNAME), with what it knows of that.
+func (s *Server) Alias(host, target string, ttl time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.names[strings.ToLower(strings.TrimSuffix(host, "."))] = name{ttl: ttl, alias: strings.ToLower(strings.TrimSuffix(target, "."))}
 }
 
 // Queries returns how many questions of each name the server's DNS was asked.
@@ -31,10 +39,10 @@ func (s *Server) Queries(host string) int {
 
 // DNS types and codes.
 const (
-	typeA, typeAAAA, classIN = 1, 28, 1
-	dnsHeader                = 12
-	dnsResponse              = 0x8580 // answer, authoritative, recursion desired and available
-	dnsNoName                = 3
+	typeA, typeCNAME, typeAAAA, classIN = 1, 5, 28, 1
+	dnsHeader                           = 12
+	dnsResponse                         = 0x8580 // answer, authoritative, recursion desired and available
+	dnsNoName                           = 3
 )
 
 // dns answers a question.
@@ -49,24 +57,45 @@ func (s *Server) dns(d datagram) {
 	if !ok {
 		flags |= dnsNoName
 	}
+	owner := []byte{0xc0, dnsHeader} // the question's name
+	record := func(kind uint16, ttl time.Duration, data []byte) {
+		count++
+		answer = append(answer, owner...)
+		answer = binary.BigEndian.AppendUint16(answer, kind)
+		answer = binary.BigEndian.AppendUint16(answer, classIN)
+		answer = binary.BigEndian.AppendUint32(answer, uint32(ttl/time.Second))
+		answer = binary.BigEndian.AppendUint16(answer, uint16(len(data)))
+		answer = append(answer, data...)
+	}
+	for range 8 { // no circles
+		if known.alias == "" {
+			break
+		}
+		target := labels(known.alias)
+		record(typeCNAME, known.ttl, target)
+		owner = target
+		known, _ = s.look(known.alias)
+	}
 	for _, addr := range known.addrs {
 		if addr.Is4() && kind != typeA || addr.Is6() && kind != typeAAAA {
 			continue
 		}
-		count++
-		raw := addr.AsSlice()
-		answer = binary.BigEndian.AppendUint16(answer, 0xc000|dnsHeader) // the question's name
-		answer = binary.BigEndian.AppendUint16(answer, kind)
-		answer = binary.BigEndian.AppendUint16(answer, classIN)
-		answer = binary.BigEndian.AppendUint32(answer, uint32(known.ttl/time.Second))
-		answer = binary.BigEndian.AppendUint16(answer, uint16(len(raw)))
-		answer = append(answer, raw...)
+		record(kind, known.ttl, addr.AsSlice())
 	}
 	binary.BigEndian.PutUint16(answer[2:], flags)
 	binary.BigEndian.PutUint16(answer[4:], 1)
 	binary.BigEndian.PutUint16(answer[6:], count)
 	clear(answer[8:dnsHeader])
 	_, _, _ = d.conn.WriteMsgUDPAddrPort(answer, sourceOf(d.oob), d.from)
+}
+
+// labels is a name as messages have it.
+func labels(host string) []byte {
+	var b []byte
+	for label := range strings.SplitSeq(host, ".") {
+		b = append(append(b, byte(len(label))), label...)
+	}
+	return append(b, 0)
 }
 
 // look counts a question, and finds the name or the wildcard above it.
