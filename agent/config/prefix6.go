@@ -58,7 +58,7 @@ var prefix6 = text(prefix6Wants, func(s string) (Prefix6, error) {
 
 // checkPrefix6 checks prefix6 of one uplink by itself.
 func (r *reader) checkPrefix6(u uplinkNode) {
-	if u.Prefix6.Mode != Prefix6Auto && u.good("prefix6", "ipv6", "gateway6") && u.IPv6 != IPv6Prefix {
+	if u.Prefix6.Mode != Prefix6Auto && u.good("prefix6", "ipv6", "gateway6") && u.IPv6 != IPv6Prefix && u.IPv6 != IPv6Off {
 		r.failKey(u, "prefix6", `is for ipv6 = "prefix" alone: write that, or remove this key`)
 	}
 }

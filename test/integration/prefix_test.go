@@ -311,3 +311,26 @@ func TestPrefixElsewhere(t *testing.T) {
 	h.until(2*time.Second, "the stream goes on", func() bool { return h.Server.Flow(stream.Flow).Received > n+10 })
 	stream.Stop()
 }
+
+// TestPrefixOfALine: the subnet of a line that leads to this router alone is its
+// own, without delegation; whoever would get the router's own address there is
+// masqueraded, and the router's services stay its own.
+func TestPrefixOfALine(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{Uplinks: 1, Wires: map[int]lab.WireKind{1: lab.TUN}})
+	u := h.Uplinks[0]
+	_, host := lab.ClientAddress(0)
+	twin := netip.MustParseAddr("fd00:1::2") // as the router's 2001:db8:1::2
+	must(t, h.Client().AddAddr("eth0", netip.PrefixFrom(twin, 64)))
+	must(t, u.Provider.Allow(u.Address6.Masked()))
+	serve(t, h.Topology.Router)
+	h.start(ctx, strings.Replace(prefixConfig(h), fmt.Sprintf("gateway6 = %q", u.Gateway6), `gateway6 = "none"`, 1))
+
+	line := u.Address6.Masked().Addr().As16()
+	own := host.As16()
+	copy(own[:8], line[:8])
+	h.seen(ctx, "a client", h.Client(), host, netip.AddrFrom16(own))
+	h.seen(ctx, "a client with the router's own host part", h.Client(), twin, u.Address6.Addr())
+	nobody(ctx, t, "unasked", h.Internet, lab.Socket{Local: netip.AddrPortFrom(lab.InternetAddress6, 0)}, netip.AddrPortFrom(netip.AddrFrom16(own), lab.PortTCP))
+	only(ctx, t, "the router's own service", h.Internet, bound(lab.InternetAddress6, netip.AddrPortFrom(u.Address6.Addr(), lab.PortTCP)), 3, lab.InternetAddress6)
+}

@@ -88,6 +88,9 @@ func (h *house) dropIn(t *testing.T) {
 	u := h.Topology.Uplinks[0]
 	folder := strings.TrimSuffix(h.ConfigPath(), ".toml") + ".d"
 	text := fmt.Sprintf("[router]\nrouted = [\"203.0.113.0/28\"]\n[uplink.%s]\ndns = [\"9.9.9.9\"]\ndestinations = [\"192.0.2.0/24\"]\n", u.Name)
+	if u.Delegated.IsValid() {
+		text += fmt.Sprintf("ipv6 = \"prefix\"\nprefix6 = %q\n", u.Delegated)
+	}
 	if err := os.Mkdir(folder, 0o750); err != nil {
 		t.Fatal(err)
 	}
@@ -393,7 +396,12 @@ func statement(x map[string]any) string {
 				}
 				to += ":" + expression(m["port"])
 			}
-			return fmt.Sprintf("%s %s to %s", kind, m["family"], to)
+			if m["type_flags"] == "prefix" {
+				to = "prefix to " + to
+			} else {
+				to = "to " + to
+			}
+			return fmt.Sprintf("%s %s %s", kind, m["family"], to)
 		}
 		if v == nil { // accept, drop, return, masquerade
 			return kind
