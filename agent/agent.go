@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"multiroute/agent/api"
+	"multiroute/agent/balance"
 	"multiroute/agent/config"
 	"multiroute/agent/keep"
 	"multiroute/agent/plan"
@@ -44,6 +45,7 @@ type (
 	table interface {
 		Read() (nat.State, error)
 		Write(nat.State, nat.Ruleset) error
+		Counters() (map[string]uint64, error)
 	}
 	counter interface {
 		CountByMark(mask uint32) (map[uint32]int, error)
@@ -119,6 +121,10 @@ type daemon struct {
 	states      map[string]uplinkState
 	rulesChange time.Time    // when another set of rules is in force; zero: never
 	swept       []ownAddress // the router's addresses when connections were last looked through for others
+
+	balancer  balance.Balancer
+	links     interfaces // what it counts
+	uncounted bool       // that failed the last time
 
 	disabled   disabled
 	memoryFile string // where the next agent finds what it should know; "": nowhere
@@ -201,6 +207,12 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	links, err := routes.OpenCounters() // the probes have theirs
+	if err != nil {
+		return err
+	}
+	defer links.Close()
+	d.links = links
 	d.warnings = listener.Warnings
 	if squatted != nil {
 		d.warnings = append(d.warnings, squatted.Error())
@@ -231,7 +243,7 @@ func Run(ctx context.Context, o Options) error {
 
 func newDaemon(o Options, r router, t table, c tracker, s sysctl.Store) *daemon {
 	return &daemon{Options: o, router: r, table: t, tracker: c, counter: c, sysctl: s, stop: func() {},
-		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{}, monitor: nobody{}, names: nobody{}, disabled: disabled{},
+		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{}, monitor: nobody{}, names: nobody{}, links: nothing{}, disabled: disabled{},
 		drift: drift{limiter: rate.NewLimiter(rate.Every(repairEvery), repairBurst)}}
 }
 
@@ -338,7 +350,7 @@ func (d *daemon) loop(ctx context.Context) error {
 				d.endTrial(now)
 				rearm()
 			}
-			if now.Sub(last) >= resync || d.sysctlsChanged() || d.disabled.expire(now, d.cfg) || d.hourStrikes(now) {
+			if d.rebalance(now) || now.Sub(last) >= resync || d.sysctlsChanged() || d.disabled.expire(now, d.cfg) || d.hourStrikes(now) {
 				arm(now)
 			}
 			continue

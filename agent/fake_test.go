@@ -34,9 +34,11 @@ type fake struct {
 	state    nat.State
 	entries  []conntrack.Entry
 	inside   []netip.Prefix
-	calls    []string // everything that was asked, in order
-	writes   []string // those that change something
-	deleted  []uint32 // marks
+	bytes    map[string]uint64      // in the rules' counters
+	links    map[int]routes.Counter // at the interfaces
+	calls    []string               // everything that was asked, in order
+	writes   []string               // those that change something
+	deleted  []uint32               // marks
 	bound    []conntrack.MarkUpdate
 	ended    []conntrack.Entry
 	failAt   int // fail the call with this number, counted from 1; 0: none
@@ -117,6 +119,10 @@ func (k *fake) MainPrefixes() ([]netip.Prefix, error) { return k.inside, k.call(
 type fakeTable struct{ *fake }
 
 func (t fakeTable) Read() (nat.State, error) { return t.state, t.call(false, "read nft") }
+
+func (t fakeTable) Counters() (map[string]uint64, error) {
+	return t.bytes, t.call(false, "count bytes")
+}
 
 func (t fakeTable) Write(_ nat.State, want nat.Ruleset) error {
 	var uplinks []string

@@ -42,6 +42,10 @@ func look(path string, k router, t table, s sysctl.Store, known plan.Input) (pre
 		return preview{}, err
 	}
 	p.plan = plan.Make(known)
+	if weights := foresee(known, p.plan); len(weights)+len(known.Balance) > 0 {
+		known.Balance = weights
+		p.plan = plan.Make(known)
+	}
 	p.rules = nat.Compile(p.plan.NAT)
 	p.ops = routes.Diff(have, p.plan.Routes)
 	if p.wrong, err = s.Check(p.plan.Sysctls); err != nil {

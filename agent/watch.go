@@ -28,16 +28,20 @@ type watcher interface {
 // become of links, addresses and gateways: what is gone has to be well for a
 // while when it comes back.
 func (d *daemon) makePlan(now time.Time, facts routes.Facts) plan.Plan {
-	in := plan.Input{Config: d.cfg, Facts: facts, IDs: d.ids, Health: d.monitor.Verdicts(), Disabled: d.disabled.reasons(), Now: now}
+	in := plan.Input{Config: d.cfg, Facts: facts, IDs: d.ids, Health: d.monitor.Verdicts(), Disabled: d.disabled.reasons(), Balance: d.balancer.Weights(), Now: now}
 	p := plan.Make(in)
 	d.monitor.Watch(watchedLegs(d.cfg, p, &facts))
 	d.rulesChange = d.cfg.NextChange(now)
 	verdicts := d.monitor.Verdicts()
-	if sameVerdicts(in.Health, verdicts) {
-		return p
+	if !sameVerdicts(in.Health, verdicts) {
+		in.Health = verdicts
+		p = plan.Make(in)
 	}
-	in.Health = verdicts
-	return plan.Make(in)
+	if d.balancer.Join(now, groups(d.cfg, p, verdicts)) {
+		in.Balance = d.balancer.Weights()
+		p = plan.Make(in)
+	}
+	return p
 }
 
 // sameVerdicts reports whether a plan would be the same for both.
@@ -147,7 +151,7 @@ func packets(c *routes.Counters) (map[int]health.Counter, error) {
 	read, err := c.Read()
 	all := make(map[int]health.Counter, len(read))
 	for index, n := range read {
-		all[index] = health.Counter(n)
+		all[index] = health.Counter{In: n.In, Out: n.Out}
 	}
 	return all, err
 }

@@ -41,7 +41,7 @@ func compile(s Spec, policyRules func([]PolicyRule, []Policy) chosen) Ruleset {
 	c.bind()
 	c.clamp()
 	for _, u := range s.Uplinks {
-		c.chain(Chain{Name: u.chain(markChain), Rules: []Rule{{SetMark{Mask: s.Mask, Value: u.Mark}, u.note()}}})
+		c.chain(Chain{Name: u.chain(markChain), Rules: c.marking(u)})
 		c.chain(Chain{Name: u.chain(bindChain), Rules: []Rule{{SetMark{Conn: true, Mask: s.Mask, Value: u.Mark}, SetMark{Mask: s.Mask, Value: u.Mark}}}})
 		c.chain(Chain{Name: u.chain(leaveChain), Rules: c.leave(u)})
 	}
@@ -86,11 +86,11 @@ const rulesChain = "rules"
 func (c *compiler) chain(ch Chain) { c.rules.Chains = append(c.rules.Chains, ch) }
 
 // restore puts the mark of a known connection on each of its packets: at once
-// where the packet has no mark yet, else by one look-up, whatever the number of
-// uplinks.
+// where the packet has no mark yet, else (and where the marks' chains count) by
+// one look-up, whatever the number of uplinks.
 func (c *compiler) restore() {
 	rules := c.byConnMark(markChain)
-	if len(rules) > 0 {
+	if len(rules) > 0 && !c.counted() {
 		rules = slices.Insert(rules, 0, Rule{RestoreMark{c.Mask}, Verdict{Kind: Accept}})
 	}
 	c.chain(Chain{Name: "restore", Type: Filter, Hook: Prerouting, Priority: priorityMangle, Rules: rules})

@@ -79,6 +79,8 @@ func encode(r Rule) encoded {
 			e.dnat(s)
 		case MaxSegment: // the expression itself matches TCP only (nft_tcp_header_pointer)
 			e.maxSegment(s)
+		case Counter:
+			e.add(&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: s.Name})
 		case Note:
 		default:
 			panic(fmt.Sprintf("nat: statement %T has no encoding", s)) // a new statement without its case here: the first test finds it

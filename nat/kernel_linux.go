@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -203,14 +204,32 @@ func (t *Table) readOnce() (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	return decodeState(tables, chains, rules, sets)
+	s, err := decodeState(tables, chains, rules, sets)
+	if err != nil {
+		return State{}, err
+	}
+	if some, err := counts(rules); err != nil || !some {
+		return s, err
+	}
+	counters, err := t.Counters()
+	s.counters = slices.Sorted(maps.Keys(counters))
+	return s, err
 }
 
-// dump asks for all objects of one kind in our table (the kernel filters rules
-// and sets by table, not tables and chains).
+// Counters returns the bytes that our counters have counted, by name.
+func (t *Table) Counters() (map[string]uint64, error) {
+	objects, err := t.dump(unix.NFT_MSG_GETOBJ, unix.NFTA_OBJ_TABLE)
+	if err != nil {
+		return nil, err
+	}
+	return decodeCounters(objects)
+}
+
+// dump asks for all objects of one kind in our table (the kernel filters rules,
+// sets and objects by table, not tables and chains).
 func (t *Table) dump(message netlink.HeaderType, tableAttribute uint16) ([]netlink.Message, error) {
 	attrs := []byte(nil)
-	if message == unix.NFT_MSG_GETRULE || message == unix.NFT_MSG_GETSET {
+	if message != unix.NFT_MSG_GETTABLE && message != unix.NFT_MSG_GETCHAIN {
 		ae := netlink.NewAttributeEncoder()
 		ae.String(tableAttribute, TableName)
 		var err error

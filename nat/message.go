@@ -81,11 +81,15 @@ func difference(have State, want Ruleset) []*batch {
 	for _, name := range changed {
 		b.deleteSet(name)
 	}
-	// All chains and sets exist before the first rule or element that leads to one.
+	// All chains, counters and sets exist before the first rule or element that leads to one.
 	for _, c := range refill {
 		if _, ok := have.chains[c.Name]; !ok || moves(c) {
 			b.addChain(c)
 		}
+	}
+	counters, _ := have.counterChanges(want)
+	for _, name := range counters {
+		b.addCounter(name)
 	}
 	for _, s := range sets {
 		b.addNamed(s)
@@ -124,7 +128,7 @@ func names(chains []Chain) []string {
 }
 
 // leftovers makes the transaction that deletes what stands behind want's rules
-// in their chains, and chains and sets that nothing leads to any more; nil if
+// in their chains, and chains, sets and counters that nothing leads to any more; nil if
 // there is nothing.
 func leftovers(have State, want Ruleset) *batch {
 	b := emptyBatch()
@@ -144,6 +148,10 @@ func leftovers(have State, want Ruleset) *batch {
 	_, _, dynamic := have.dynamicChanges(want)
 	for _, name := range slices.Concat(sets, dynamic) {
 		b.deleteSet(name)
+	}
+	_, counters := have.counterChanges(want)
+	for _, name := range counters {
+		b.deleteCounter(name)
 	}
 	for _, name := range stale {
 		b.deleteChain(name)

@@ -61,7 +61,7 @@ type Rule []Statement
 
 // Statement is one part of a rule. The implementations below are all there
 // are: Match, Map, Lookup, Update, Delete, RestoreMark, SetMark, Verdict, Reset, Masquerade, SNAT,
-// SNATPrefix, DNAT, MaxSegment, Note.
+// SNATPrefix, DNAT, MaxSegment, Counter, Note.
 type Statement interface {
 	fmt.Stringer
 }
@@ -305,7 +305,7 @@ const fingerprintPrefix = "multiroute:1:"
 
 // Fingerprint identifies the rule's whole content, sets included. It is the
 // rule's comment in the kernel, because expressions cannot be read back
-// reliably. It names the sets that the rule needs.
+// reliably. It names the sets and counters that the rule needs.
 func (r Rule) Fingerprint() string {
 	h := fnv.New64a()
 	h.Write([]byte(r.String()))
@@ -316,6 +316,8 @@ func (r Rule) Fingerprint() string {
 			fingerprint += " " + string(s)
 		case Lookup:
 			fingerprint += " @" + s.Set
+		case Counter:
+			fingerprint += " " + counterSign + s.Name
 		}
 	}
 	return fingerprint
@@ -325,6 +327,9 @@ func (r Rule) Fingerprint() string {
 func (r Ruleset) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s {\n", TableName)
+	for _, name := range r.counters() {
+		fmt.Fprintf(&b, "\tcounter %s {\n\t\tpackets 0 bytes 0\n\t}\n\n", name)
+	}
 	for _, s := range r.Sets {
 		fmt.Fprintf(&b, "\t%s %s {\n\t\t%s\n\t}\n\n", s.kind(), s.Name, strings.Join(s.definition(), "\n\t\t"))
 	}

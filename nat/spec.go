@@ -77,7 +77,8 @@ type Uplink struct {
 	Delegated    netip.Prefix // what Translations take their prefixes from; not valid: nothing
 	Routed6      bool         // IPv6 sources in Spec.Routed leave un-NATed
 	NoIPv6       bool
-	MTU          int // bytes; TCP connections send no larger packets; 0: nothing to do
+	Counted      bool // the bytes of its connections are counted, see Counters
+	MTU          int  // bytes; TCP connections send no larger packets; 0: nothing to do
 }
 
 // Network is a subnet on an interface that serves clients and uplinks.

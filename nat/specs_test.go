@@ -200,6 +200,9 @@ func situations() []situation {
 			}
 			s.Policies = []Policy{{Name: "default", ID: 9, Mark: 9 << 4}}
 		})},
+		{"counted", changed(threeOnOne(), func(s *Spec) { s.Uplinks[0].Counted, s.Uplinks[2].Counted = true, true })},
+		{"counted-other", changed(threeOnOne(), func(s *Spec) { s.Uplinks[0].Counted, s.Uplinks[1].Counted = true, true })},
+		{"counted-server", changed(server(), func(s *Spec) { s.Uplinks[0].Counted, s.Uplinks[1].Counted = true, true })},
 		{"rules", ruleSpec(mixedRules()...)},
 		{"rules-server", changed(server(), func(s *Spec) {
 			s.Policies = ruleSpec().Policies

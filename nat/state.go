@@ -14,6 +14,9 @@ type State struct {
 	chains  map[string]chainState
 	sets    map[string]bool // names of our constant sets; true: one of our rules looks things up in it
 	dynamic map[string]dynamicState
+	// The names of our counters. A rule that counts keeps its counter from being
+	// deleted, so they take no part in comparisons.
+	counters []string
 }
 
 type chainState struct {
@@ -47,7 +50,7 @@ func (c Chain) base() string {
 // State returns what the kernel holds once r is written: for those who look
 // ahead, and for tests without a kernel.
 func (r Ruleset) State() State {
-	s := State{Exists: true, chains: map[string]chainState{}, sets: map[string]bool{}, dynamic: map[string]dynamicState{}}
+	s := State{Exists: true, chains: map[string]chainState{}, sets: map[string]bool{}, dynamic: map[string]dynamicState{}, counters: r.counters()}
 	for _, c := range r.Chains {
 		held := chainState{base: c.base()}
 		for _, rule := range c.Rules {
@@ -136,8 +139,9 @@ func (s State) Uplinks() []Uplink {
 			var u Uplink
 			for _, comment := range s.chains[chain].rules {
 				if strings.HasPrefix(comment, fingerprintPrefix) { // else it is somebody else's rule
-					_, note, _ := strings.Cut(comment, " ")
-					u = parseNote(note)
+					if _, note, _ := strings.Cut(comment, " "); !strings.HasPrefix(note, counterSign) {
+						u = parseNote(note)
+					}
 				}
 			}
 			u.ID, u.Name = id, name
@@ -187,6 +191,10 @@ func (s State) Commands(want Ruleset) []string {
 	for _, name := range slices.Concat(staleSets, anew, unwanted) {
 		add("delete set inet %s %s", TableName, name)
 	}
+	counters, staleCounters := s.counterChanges(want)
+	for _, name := range staleCounters {
+		add("delete counter inet %s %s", TableName, name)
+	}
 	for _, c := range refill {
 		old, ok := s.chains[c.Name]
 		switch {
@@ -196,6 +204,9 @@ func (s State) Commands(want Ruleset) []string {
 		default:
 			add("add chain inet %s %s", TableName, c.Name)
 		}
+	}
+	for _, name := range counters {
+		add("add counter inet %s %s", TableName, name)
 	}
 	for _, set := range sets {
 		add("add %s inet %s %s { %s; }", set.kind(), TableName, set.Name, strings.Join(set.definition(), "; "))

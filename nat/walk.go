@@ -296,7 +296,7 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 			return Verdict{Kind: Accept}, true
 		case MaxSegment:
 			p.segment = s.Size
-		case Note:
+		case Note, Counter:
 		default:
 			w.fail("walking through the rules: no walk knows %T", s)
 			return Verdict{Kind: Drop}, true

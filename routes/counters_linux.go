@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Counter is how many packets an interface has received and sent since it was
-// made.
-type Counter struct{ In, Out uint64 }
+// Counter is how many packets and bytes an interface has received and sent
+// since it was made.
+type Counter struct{ In, Out, InBytes, OutBytes uint64 }
 
-// Counters reads the interfaces' packet counters, and nothing else, so that
+// Counters reads the interfaces' counters, and nothing else, so that
 // they can be read many times a second. It has a socket of its own in the
 // network namespace it was opened in: it may be used beside a Kernel, by one
 // goroutine at a time.
@@ -134,9 +134,10 @@ func decodeCounter(b []byte) (index int, c Counter, err error) {
 		return 0, Counter{}, fmt.Errorf("%w: %w", errCounter, err)
 	}
 	for ad.Next() {
-		if stats := ad.Bytes(); ad.Type() == iflaStatsLink64 && len(stats) >= 16 { // rx_packets, tx_packets come first
+		if stats := ad.Bytes(); ad.Type() == iflaStatsLink64 && len(stats) >= 32 { // rx_packets, tx_packets, rx_bytes, tx_bytes come first
 			index = int(int32(binary.NativeEndian.Uint32(b[4:])))
-			return index, Counter{In: binary.NativeEndian.Uint64(stats), Out: binary.NativeEndian.Uint64(stats[8:])}, nil
+			n := func(i int) uint64 { return binary.NativeEndian.Uint64(stats[8*i:]) }
+			return index, Counter{In: n(0), Out: n(1), InBytes: n(2), OutBytes: n(3)}, nil
 		}
 	}
 	if err := ad.Err(); err != nil {

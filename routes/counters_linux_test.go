@@ -89,7 +89,8 @@ func TestCounters(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := read()[eth1]
-	if l := f.Link("eth1"); l.RxPackets < between[eth1].In+1000 || l.RxPackets > now.In || l.TxPackets < before[eth1].Out+1000 || l.TxPackets > now.Out {
+	if l := f.Link("eth1"); l.RxPackets < between[eth1].In+1000 || l.RxPackets > now.In || l.TxPackets < before[eth1].Out+1000 || l.TxPackets > now.Out ||
+		l.RxBytes < between[eth1].InBytes || l.RxBytes > now.InBytes || l.TxBytes < between[eth1].OutBytes || l.TxBytes > now.OutBytes {
 		t.Errorf("facts say %d in, %d out; the counters %+v", l.RxPackets, l.TxPackets, now)
 	}
 
@@ -122,19 +123,22 @@ func TestDecodeCounter(t *testing.T) {
 		b := binary.NativeEndian.AppendUint16(nil, uint16(n))
 		return append(binary.NativeEndian.AppendUint16(b, typ), body...)
 	}
-	stats := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, 1<<40), 7)
+	var stats []byte
+	for _, n := range []uint64{1 << 40, 7, 1 << 50, 700} {
+		stats = binary.NativeEndian.AppendUint64(stats, n)
+	}
 	for _, tt := range []struct {
 		name string
 		b    []byte
 		ok   bool
 	}{
-		{"whole", append(head(3), attr(1, 20, stats...)...), true},
-		{"with padding and more counters", append(append(head(3), attr(6, 4)...), attr(1, 28, append(stats, 9, 9, 9, 9, 9, 9, 9, 9)...)...), true},
+		{"whole", append(head(3), attr(1, 36, stats...)...), true},
+		{"with padding and more counters", append(append(head(3), attr(6, 4)...), attr(1, 44, append(stats, 9, 9, 9, 9, 9, 9, 9, 9)...)...), true},
 		{"nothing", nil, false},
 		{"half a header", head(3)[:11], false},
 		{"no attributes", head(3), false},
-		{"another attribute", append(head(3), attr(2, 20, stats...)...), false},
-		{"too few counters", append(head(3), attr(1, 12, stats[:8]...)...), false},
+		{"another attribute", append(head(3), attr(2, 36, stats...)...), false},
+		{"too few counters", append(head(3), attr(1, 28, stats[:24]...)...), false},
 		{"longer than the message", append(head(3), attr(1, 200, stats...)...), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -143,7 +147,7 @@ func TestDecodeCounter(t *testing.T) {
 			switch {
 			case !tt.ok && !errors.Is(err, errCounter):
 				t.Errorf("error %v", err)
-			case tt.ok && (err != nil || index != 3 || c != Counter{In: 1 << 40, Out: 7}):
+			case tt.ok && (err != nil || index != 3 || c != Counter{In: 1 << 40, Out: 7, InBytes: 1 << 50, OutBytes: 700}):
 				t.Errorf("%d, %+v, %v", index, c, err)
 			}
 		})

@@ -39,6 +39,9 @@ api:6: api.http: "0.0.0.0:80" is open to others: write a loopback address, such 
 bandwidth:3: uplink.dsl.bandwidth.down: is the number 50, wants a rate such as "50mbit"
 bandwidth:3: uplink.dsl.bandwidth.up: "10 Mbit" is not a rate: write a whole number and bit, kbit, mbit or gbit, such as "50mbit"
 bandwidth:6: uplink.cable.bandwidth: is the string "50mbit", wants a table: write [uplink.cable.bandwidth] and the keys below it`},
+	{"capacity", `
+capacity:10: policy.default.balance: "capacity" needs to know what each uplink of this policy can carry, in both directions, and of "cable", "lte" it does not: add bandwidth = { down = "50mbit", up = "10mbit" } with the right numbers to [uplink.cable] and [uplink.lte]
+capacity:15: policy.voice.balance: "capacity" needs to know what each uplink of this policy can carry, in both directions, and of "cable" it does not: add bandwidth = { down = "50mbit", up = "10mbit" } with the right numbers to [uplink.cable]`},
 	{"crlf", `
 crlf:4: router.lan: is the number 3, wants the name of a network interface, such as "eth1"
 crlf:9: uplink.dsl.weigth: unknown key: did you mean weight?`},
@@ -234,7 +237,6 @@ policy-tiers-twice:6: policy.default.tiers: "dsl" is in the list twice: remove o
 policy-tiers:6: policy.default.tiers: an empty tier: name an uplink in it or remove it
 policy-tiers:6: policy.default.tiers: "dsl" is in two tiers: remove one`},
 	{"policy-unsupported", `
-policy-unsupported:6: policy.default.balance: not supported yet: other ways to balance come in a later version; write "weight" or remove this key
 policy-unsupported:7: policy.default.sticky: not supported yet: keeping a client on one uplink comes in a later version; write "connection" or remove this key
 policy-unsupported:8: policy.default.sticky_timeout: not supported yet: keeping a client on one uplink comes in a later version; remove this key
 policy-unsupported:9: policy.default.fallback: is this very policy: write "reject"
@@ -359,8 +361,6 @@ unknown-top:2: anything: unknown key: known here are api, health, hooks, policy,
 unknown-uplink:6: policy.default.weights.dsll: no uplink is called "dsll": did you mean "dsl"?
 unknown-uplink:6: policy.default.weights.lte: no uplink is called "lte": known are "dsl", "cable"
 unknown-uplink:12: port_forward[1].uplinks: no uplink is called "Cable": did you mean "cable"?`},
-	{"uplink-unsupported", `
-uplink-unsupported:3: uplink.dsl.bandwidth: not supported yet: balancing by bandwidth comes in a later version; remove this key`},
 	{"wrong-shape", `
 wrong-shape:1: rule: is the number 3, wants a list of tables: write [[rule]] with double brackets
 wrong-shape:3: uplink.weight: stands outside of any [uplink.NAME]: write it below such a header

@@ -65,6 +65,7 @@ func (r *reader) buildUplink(name string, n, health *node, root *spec) Uplink {
 		Addresses:    orNil(value[[]netip.Addr](s, n, "addresses")),
 		Prefix6:      value[Prefix6](s, n, "prefix6"),
 		Weight:       value[int](s, n, "weight"),
+		Bandwidth:    buildBandwidth(s.children["bandwidth"], n.get("bandwidth")),
 		DNS:          orNil(value[[]netip.Addr](s, n, "dns")),
 		Destinations: orNil(value[[]netip.Prefix](s, n, "destinations")),
 		MTU:          value[int](s, n, "mtu"),
@@ -87,6 +88,10 @@ func (r *reader) buildUplink(name string, n, health *node, root *spec) Uplink {
 	}
 	u.Health = buildHealth(&u, root.children["health"], health, n.get("health"))
 	return u
+}
+
+func buildBandwidth(s *spec, n *node) Bandwidth {
+	return Bandwidth{Down: value[int64](s, n, "down"), Up: value[int64](s, n, "up")}
 }
 
 func buildPolicy(name string, n *node, s *spec) Policy {

@@ -41,6 +41,7 @@ type Uplink struct {
 	IPv6         IPv6Mode
 	Prefix6      Prefix6        // with IPv6Prefix
 	Weight       int            // 1..256
+	Bandwidth    Bandwidth      // what the line can carry
 	DNS          []netip.Addr   // always reached through this uplink
 	Destinations []netip.Prefix // always reached through this uplink
 	MTU          int            // bytes; 0: the interface's
@@ -49,6 +50,9 @@ type Uplink struct {
 	Health       Health
 	Pos          string // "file:line" of the table's first header, for warnings
 }
+
+// Bandwidth is what a line can carry, in bits a second; 0: not known.
+type Bandwidth struct{ Down, Up int64 }
 
 // GatewayMode says where an uplink's gateway comes from.
 type GatewayMode int

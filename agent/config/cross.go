@@ -36,6 +36,7 @@ func (r *reader) crossCheck(root *node, cfg *Config) {
 	}
 	r.checkPinned(uplinks)
 	r.checkFallback(root)
+	r.checkCapacity(root, cfg, uplinks)
 	r.checkHealth(contractSpec().children["health"], root, uplinks)
 	r.checkForwards(root, cfg)
 }

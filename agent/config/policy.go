@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Policy is one [policy.NAME] table: who may carry the traffic that rules send there.
 type Policy struct {
@@ -12,6 +15,26 @@ type Policy struct {
 	StickyTimeout time.Duration // how long a client without traffic is remembered; 0 with StickyConnection
 	Failback      Failback
 	Fallback      FallbackMode
+}
+
+// Members are the uplinks that may carry the policy: those of its tiers, or all.
+func (p Policy) Members(all []Uplink) []string {
+	if len(p.Tiers) > 0 {
+		return slices.Concat(p.Tiers...)
+	}
+	var names []string
+	for i := range all {
+		names = append(names, all[i].Name)
+	}
+	return names
+}
+
+// Weight is the configured weight of an uplink in the policy.
+func (p Policy) Weight(u *Uplink) int {
+	if w, ok := p.Weights[u.Name]; ok {
+		return w
+	}
+	return u.Weight
 }
 
 // Balance says by what the members of a policy share new connections.

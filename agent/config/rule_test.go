@@ -101,8 +101,10 @@ func TestPolicies(t *testing.T) {
 [uplink.dsl]
 interface = "eth1"
 mtu = 1400
+bandwidth = { down = "1gbit", up = "800kbit" }
 [uplink.cable]
 interface = "eth2"
+bandwidth = { down = "50mbit", up = "10mbit" }
 
 [policy.default]
 sticky_timeout = "20m"

@@ -16,9 +16,6 @@ const removeKey = "remove this key"
 
 // unsupported lists everything without behaviour.
 var unsupported = []gap{
-	{"uplink.*.bandwidth", true, nil, "balancing by bandwidth comes", removeKey},
-
-	{"policy.*.balance", false, is("weight"), "other ways to balance come", `write "weight" or remove this key`},
 	{"policy.*.sticky", false, is("connection"), "keeping a client on one uplink comes", `write "connection" or remove this key`},
 	{"policy.*.sticky_timeout", false, nil, "keeping a client on one uplink comes", removeKey},
 

@@ -42,8 +42,8 @@ func (m *maker) tiers(p config.Policy) [][]string {
 
 // weight is the share of the i-th uplink in a policy.
 func (m *maker) weight(p config.Policy, i int) int {
-	if w, ok := p.Weights[m.Uplinks[i].Name]; ok {
+	if w, ok := m.Balance[p.Name][m.Uplinks[i].Name]; ok {
 		return w
 	}
-	return m.Config.Uplinks[i].Weight
+	return p.Weight(&m.Config.Uplinks[i])
 }

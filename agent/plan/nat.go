@@ -18,7 +18,7 @@ func (m *maker) nat() {
 	s.Mask, s.LAN, s.Routed, s.Guard = m.router.MarkMask, m.router.LAN, m.router.Routed, m.router.Guard
 	for i, u := range m.Uplinks {
 		c := m.Config.Uplinks[i]
-		n := nat.Uplink{Name: u.Name, ID: u.ID, Mark: u.Mark, Interface: u.Interface, NoIPv6: !u.V6.Wanted, Routed6: c.IPv6 == config.IPv6Routed, Translations: u.Translations, Delegated: u.Delegated}
+		n := nat.Uplink{Name: u.Name, ID: u.ID, Mark: u.Mark, Interface: u.Interface, NoIPv6: !u.V6.Wanted, Routed6: c.IPv6 == config.IPv6Routed, Translations: u.Translations, Delegated: u.Delegated, Counted: m.counted(u)}
 		for _, leg := range []Leg{u.V4, u.V6} {
 			if leg.Source.IsValid() {
 				n.Source = append(n.Source, leg.Source)

@@ -25,6 +25,9 @@ type Input struct {
 	// Disabled are the uplinks that somebody took out by hand, and in which
 	// words.
 	Disabled map[string]string
+	// Balance are weights by policy and uplink: those that follow what is
+	// measured. What has none has the configured one.
+	Balance map[string]map[string]int
 	// Now, in the local time zone, decides which rules are in force.
 	Now time.Time
 }
