@@ -1,0 +1,281 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"multiroute/agent/api"
+	"multiroute/test/lab"
+	"multiroute/test/rig"
+)
+
+// weights of the default policy's members in force.
+func weights(s api.Status) map[string]int {
+	all := map[string]int{}
+	for _, p := range s.Policies {
+		if p.Name == "default" {
+			for _, m := range p.Members {
+				all[m.Uplink] = m.Weight
+			}
+		}
+	}
+	return all
+}
+
+// awaitWeights waits until the weights in force are as they should be.
+func (h *house) awaitWeights(ctx context.Context, what string, right func(w map[string]int) bool) {
+	h.t.Helper()
+	begin := time.Now()
+	s, err := h.Wait(ctx, func(s api.Status) bool { return right(weights(s)) })
+	h.t.Logf("%s: after %.1f s: %v", what, time.Since(begin).Seconds(), weights(s))
+	if err != nil {
+		h.t.Errorf("%s: %v", what, err)
+	}
+}
+
+// mbit is a million bits in bytes.
+const mbit = 1_000_000 / 8
+
+// bandwidths are tables for the uplinks, with the same in both directions.
+func bandwidths(h *house, each ...int) string {
+	var b strings.Builder
+	for i, n := range each {
+		fmt.Fprintf(&b, "\n[uplink.%s.bandwidth]\ndown = \"%dmbit\"\nup = \"%[2]dmbit\"\n", h.Uplinks[i].Name, n)
+	}
+	return b.String()
+}
+
+// uploads lets clients upload something, one thing after the other, until stop
+// is called.
+func uploads(ctx context.Context, t *testing.T, from *lab.NS, clients, bytes int) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wait sync.WaitGroup
+	data := make([]byte, bytes)
+	for range clients {
+		wait.Go(func() {
+			for ctx.Err() == nil {
+				if err := upload(ctx, from, data); err != nil && ctx.Err() == nil {
+					t.Errorf("uploading: %v", err)
+					return
+				}
+			}
+		})
+	}
+	return func() { cancel(); wait.Wait() }
+}
+
+// upload returns when the server has everything.
+func upload(ctx context.Context, from *lab.NS, data []byte) error {
+	c, err := from.DialTCP(ctx, lab.Socket{}, netip.AddrPortFrom(lab.InternetAddress, lab.PortDiscard))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { _ = c.SetLinger(0); c.Close() })()
+	if _, err := c.Write(data); err != nil {
+		return err
+	}
+	if err := c.CloseWrite(); err != nil {
+		return err
+	}
+	_, err = io.ReadAll(c)
+	return err
+}
+
+// received is how many bytes the provider of each uplink has received.
+func (h *house) received() []uint64 {
+	h.t.Helper()
+	var all []uint64
+	for _, u := range h.Uplinks {
+		l, err := u.Provider.NS.Link("customer")
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		all = append(all, l.Attrs().Statistics.RxBytes)
+	}
+	return all
+}
+
+// throughput measures the Mbit/s that each uplink carries for so long.
+func (h *house) throughput(d time.Duration) (each []float64, sum float64) {
+	h.t.Helper()
+	begin, before := time.Now(), h.received()
+	time.Sleep(d) // it takes time to measure
+	after, took := h.received(), time.Since(begin).Seconds()
+	for i := range after {
+		rate := float64(after[i]-before[i]) / mbit / took
+		each, sum = append(each, rate), sum+rate
+	}
+	return each, sum
+}
+
+// TestBalanceCapacity: with lines of 100 and 20 Mbit/s and more demand than
+// either, both are busy; with equal weights they are not.
+func TestBalanceCapacity(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{NoIPv6: true, Wires: map[int]lab.WireKind{1: lab.Line, 2: lab.Line}})
+	lines := []int{100, 20}
+	for i, n := range lines {
+		h.Uplinks[i].Wire().Rate(n*mbit, 200*time.Millisecond)
+	}
+	config := rig.Config(h.Topology, nil, bandwidths(h, lines...))
+	h.start(ctx, config+"\n[policy.default]\nbalance = \"capacity\"\n")
+	if s, err := h.Status(ctx); err != nil || weights(s)["dsl"] != 256 || weights(s)["cable"] != 51 {
+		t.Errorf("idle: weights %v, %v", weights(s), err)
+	}
+	said := h.Log()
+	stop := uploads(ctx, t, h.Client(), 40, 500_000)
+	defer func() { stop() }()
+	h.throughput(3 * time.Second)
+	each, sum := h.throughput(6 * time.Second)
+	t.Logf("by capacity: %.1f Mbit/s, %.1f + %.1f", sum, each[0], each[1])
+	if sum < 0.9*120 || each[0] < 85 || each[1] < 16 {
+		t.Errorf("by capacity: %.1f Mbit/s of 120, %.1f + %.1f", sum, each[0], each[1])
+	}
+	if log := h.Log(); log != said {
+		t.Errorf("new in the log: %s", strings.TrimPrefix(log, said))
+	}
+	if err := h.Reconfigure(ctx, config); err != nil {
+		t.Fatal(err)
+	}
+	h.throughput(3 * time.Second)
+	equal, all := h.throughput(3 * time.Second)
+	t.Logf("with equal weights: %.1f Mbit/s, %.1f + %.1f", all, equal[0], equal[1])
+	if all > 0.8*sum {
+		t.Errorf("equal weights do as well: %.1f Mbit/s", all)
+	}
+}
+
+// TestBalanceCapacityShared: uplinks that share a NIC, with and without the
+// clients, are told apart: the one that carries much gets few new connections,
+// and what it carries stays.
+func TestBalanceCapacityShared(t *testing.T) {
+	for name, o := range map[string]lab.Options{"LAN apart": {}, "LAN on the NIC": {LANOnNIC: true}} {
+		t.Run(name, func(t *testing.T) {
+			ctx := deadline(t, time.Minute)
+			h := newHouse(t, lab.NewSingleNIC, o)
+			config := rig.Config(h.Topology, nil, bandwidths(h, 10, 10, 10), "[policy.default]\nbalance = \"capacity\"\n")
+			h.start(ctx, config)
+			h.awaitWeights(ctx, "idle", func(w map[string]int) bool { return w["one"] == 256 && w["two"] == 256 && w["three"] == 256 })
+			busy := h.uploadOn(ctx, h.Uplinks[1], 20*mbit)
+			h.awaitWeights(ctx, "one is busy", func(w map[string]int) bool { return w["one"] > 200 && w["three"] > 200 && w["two"] < 64 })
+			r := lab.Spread(ctx, h.Client(), 400, lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)))
+			t.Logf("new connections: %s", r)
+			if n := r.Sources[h.Uplinks[1].Address.Addr()]; n > 120 || r.Errors > 0 {
+				t.Errorf("%d of 400 new connections on the busy uplink: %s", n, r)
+			}
+			out, errOut, _, err := h.Command("plan")
+			if err != nil || strings.TrimSpace(out) != "nothing would change" {
+				t.Errorf("agent plan says %q %s %v", out, errOut, err)
+			}
+			if err := h.Reconfigure(ctx, strings.Replace(config, "gateway6 = \""+h.Uplinks[0].Gateway6.String(), "gateway6 = \"fe80::77", 1)); err != nil {
+				t.Fatal(err) // which writes the rules that count anew
+			}
+			h.awaitWeights(ctx, "one is busy still", func(w map[string]int) bool { return w["two"] < 64 })
+			if err := busy(); err != nil {
+				t.Errorf("what is on the busy uplink: %v", err)
+			}
+			h.awaitWeights(ctx, "idle again", func(w map[string]int) bool { return w["two"] > 200 })
+			h.unchanged()
+		})
+	}
+}
+
+// uploadOn sends so many bytes a second on a connection of an uplink, until the
+// function is called which says whether that still is on the uplink.
+func (h *house) uploadOn(ctx context.Context, u *lab.Uplink, rate int) (stop func() error) {
+	h.t.Helper()
+	for range 200 {
+		c, err := h.Client().DialUDP(lab.Socket{}, netip.AddrPortFrom(lab.InternetAddress, lab.PortEcho))
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		ask := func() (string, error) {
+			answer := make([]byte, 1<<16)
+			_, err := c.Write([]byte("?"))
+			for end := time.Now().Add(2 * time.Second); err == nil; {
+				if err = c.SetReadDeadline(end); err == nil {
+					var n int
+					if n, err = c.Read(answer); err == nil && n < 100 {
+						return strings.Fields(string(answer[:n]))[0], nil
+					}
+				}
+			}
+			return "", err
+		}
+		seen, err := ask()
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		if netip.MustParseAddrPort(seen).Addr() != u.Address.Addr() {
+			c.Close()
+			continue
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		var wait sync.WaitGroup
+		wait.Go(func() {
+			data, tick := make([]byte, 1200), time.NewTicker(10*time.Millisecond)
+			defer tick.Stop()
+			for ctx.Err() == nil {
+				for range rate / 100 / len(data) {
+					_, _ = c.Write(data)
+				}
+				<-tick.C
+			}
+		})
+		return func() error {
+			cancel()
+			wait.Wait()
+			defer c.Close()
+			if now, err := ask(); err != nil || now != seen {
+				return fmt.Errorf("it was %s and is %s: %w", seen, now, err)
+			}
+			return nil
+		}
+	}
+	h.t.Fatalf("none of 200 connections is on %s", u.Name)
+	return nil
+}
+
+// TestBalanceLatency: when one of two equally quick uplinks becomes slow, the
+// other gets most new connections within 10 seconds, and open ones stay.
+func TestBalanceLatency(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{NoIPv6: true, Wires: map[int]lab.WireKind{1: lab.Line, 2: lab.Line}})
+	for _, u := range h.Uplinks {
+		u.Wire().Delay(5 * time.Millisecond)
+	}
+	h.start(ctx, rig.Probing(h.Topology, nil, "[policy.default]\nbalance = \"latency\"\n"))
+	measured := func(s api.Status) bool {
+		for _, u := range s.Uplinks {
+			if u.RTT == nil {
+				return false
+			}
+		}
+		return true
+	}
+	if _, err := h.Wait(ctx, measured); err != nil {
+		t.Fatal(err)
+	}
+	slow, quick := h.Uplinks[0], h.Uplinks[1]
+	stays := h.flowOn(ctx, slow, false)
+	h.awaitWeights(ctx, "equally quick", func(w map[string]int) bool {
+		return w[slow.Name] > 80 && 3*w[slow.Name] > w[quick.Name] && 3*w[quick.Name] > w[slow.Name]
+	})
+	slow.Wire().Delay(100 * time.Millisecond)
+	h.awaitWeights(ctx, "one is slow", func(w map[string]int) bool { return w[quick.Name] >= 4*w[slow.Name] })
+	r := lab.Spread(ctx, h.Client(), 400, lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)))
+	t.Logf("new connections: %s", r)
+	if n := r.Sources[quick.Address.Addr()]; n < 300 || r.Errors > 0 {
+		t.Errorf("%d of 400 new connections on the quick uplink: %s", n, r)
+	}
+	h.whole("slow uplink", stays)
+}
