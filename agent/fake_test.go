@@ -34,11 +34,10 @@ type fake struct {
 	state    nat.State
 	entries  []conntrack.Entry
 	inside   []netip.Prefix
-	bytes    map[string]uint64      // in the rules' counters
-	links    map[int]routes.Counter // at the interfaces
-	calls    []string               // everything that was asked, in order
-	writes   []string               // those that change something
-	deleted  []uint32               // marks
+	bytes    map[string]uint64 // in the rules' counters
+	calls    []string          // everything that was asked, in order
+	writes   []string          // those that change something
+	deleted  []uint32          // marks
 	bound    []conntrack.MarkUpdate
 	ended    []conntrack.Entry
 	failAt   int // fail the call with this number, counted from 1; 0: none
