@@ -205,10 +205,17 @@ func TestPrefixFailover(t *testing.T) {
 
 // TestPrefixChange: new connections have the new prefix at once, those with the
 // old one end, also if nobody saw the change; without one, clients are
-// masqueraded. The other uplink notices nothing.
+// masqueraded; when the uplink is taken out they move to the other one's prefix.
+// The other uplink notices nothing.
 func TestPrefixChange(t *testing.T) {
+	for name, topology := range topologies {
+		t.Run(name, func(t *testing.T) { prefixChange(t, topology) })
+	}
+}
+
+func prefixChange(t *testing.T, topology func(lab.Options) (*lab.Topology, error)) {
 	ctx := deadline(t, time.Minute)
-	h := prefixHouse(ctx, t, lab.NewRouter, lab.Options{})
+	h := prefixHouse(ctx, t, topology, lab.Options{Uplinks: 2})
 	_, host := lab.ClientAddress(0)
 	a, b := h.Uplinks[0], h.Uplinks[1]
 	router := h.Topology.Router
@@ -247,6 +254,13 @@ func TestPrefixChange(t *testing.T) {
 	stream.Stop()
 	must(t, router.AddRoute(leased(a)))
 	h.nowSeen(ctx, "a prefix again", host, outside(a, 0, host), outside(b, 0, host))
+	stream = h.streamOn(ctx, host, outside(a, 0, host))
+	h.do("uplink", "disable", a.Name)
+	h.until(2*time.Second, "the stream has the other prefix", func() bool {
+		return slices.Contains(h.Server.Flow(stream.Flow).Addresses(), outside(b, 0, host))
+	})
+	h.seen(ctx, "one taken out", h.Client(), host, outside(b, 0, host))
+	stream.Stop()
 	sent := safe.Stop()
 	h.until(time.Second, "nothing is lost on the other uplink", func() bool {
 		r := h.Server.Flow(safe.Flow)
