@@ -18,6 +18,7 @@ import (
 	"multiroute/agent/balance"
 	"multiroute/agent/config"
 	"multiroute/agent/keep"
+	"multiroute/agent/notify"
 	"multiroute/agent/plan"
 	"multiroute/agent/sysctl"
 	"multiroute/conntrack"
@@ -32,6 +33,7 @@ type Options struct {
 	State   string // folder for what outlives a reboot; "": the usual one
 	Log     *slog.Logger
 	Reload  <-chan os.Signal // each signal reloads
+	Service *notify.Socket   // the service manager; nil: nobody
 }
 
 // The kernel, as the owner's loop needs it. Tests put failures in between.
@@ -134,6 +136,8 @@ type daemon struct {
 	refill   bool   // sets of addresses may have been made anew since names were last told
 	folder   string // where dnsmasq and resolvers find our files; "": nowhere
 	unwanted string // the last reason why one of these was not written, so that it is logged once
+	service  manager
+	told     told
 
 	drift   drift
 	retry   time.Duration
@@ -242,7 +246,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func newDaemon(o Options, r router, t table, c tracker, s sysctl.Store) *daemon {
-	return &daemon{Options: o, router: r, table: t, tracker: c, counter: c, sysctl: s, stop: func() {},
+	return &daemon{Options: o, service: o.Service, router: r, table: t, tracker: c, counter: c, sysctl: s, stop: func() {},
 		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{}, monitor: nobody{}, names: nobody{}, links: nothing{}, disabled: disabled{},
 		drift: drift{limiter: rate.NewLimiter(rate.Every(repairEvery), repairBurst)}}
 }
@@ -324,13 +328,25 @@ func (d *daemon) loop(ctx context.Context) error {
 		}
 	}
 	rearm() // what start left to do
+	var feed <-chan time.Time
+	if every := d.service.Every(); every > 0 {
+		feeder := time.NewTicker(every / 2)
+		defer feeder.Stop()
+		feed = feeder.C
+	}
+	d.tell()
 	for {
 		select {
 		case <-ctx.Done():
+			d.say(notify.Stopping)
 			return nil
 		case call := <-d.calls:
 			call()
+			d.tell()
 			rearm()
+			continue
+		case <-feed:
+			d.say(notify.Watchdog)
 			continue
 		case _, ok := <-d.Reload:
 			if !ok {
@@ -360,6 +376,7 @@ func (d *daemon) loop(ctx context.Context) error {
 		last = time.Now()
 		err := d.pass(last)
 		d.report(err)
+		d.tell()
 		switch {
 		case err != nil:
 			arm(time.Now().Add(d.retry))
@@ -399,6 +416,7 @@ func (d *daemon) report(err error) {
 // reload reads the configuration again and puts it in force, on trial if that
 // is above 0. If the kernel refuses the new one, the old one is put back.
 func (d *daemon) reload(onTrial time.Duration) (api.ReloadResult, error) {
+	defer d.tellReload()()
 	files := config.Read(d.Config)
 	cfg, err := files.Parse()
 	if err != nil {

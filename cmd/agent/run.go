@@ -5,9 +5,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"multiroute/agent"
+	"multiroute/agent/notify"
 )
 
 func runDaemon(c *call) error {
@@ -16,7 +18,15 @@ func runDaemon(c *call) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	return agent.Run(ctx, agent.Options{Config: c.config, Version: versionText(), State: os.Getenv("STATE_DIRECTORY"), Log: logger(c), Reload: hup})
+	log := logger(c)
+	service, err := notify.FromEnvironment(os.Getenv, os.Getpid())
+	if err != nil {
+		log.Warn("the service manager cannot be told how the agent is", "err", err)
+	}
+	// A crash ends by a signal, not with exit status 2, which is for a wrong
+	// configuration: that is not started again, a crash is.
+	debug.SetTraceback("crash")
+	return agent.Run(ctx, agent.Options{Config: c.config, Version: versionText(), State: os.Getenv("STATE_DIRECTORY"), Log: log, Reload: hup, Service: service})
 }
 
 // logger writes text; the journal knows the time itself. AGENT_LOG=debug shows

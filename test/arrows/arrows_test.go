@@ -30,12 +30,13 @@ type pkg struct {
 // import. A name that ends in / stands for everything below it. What is not
 // listed may import nothing of ours.
 var may = map[string][]string{
-	"cmd/agent":     {"agent", "agent/api", "agent/config"},
-	"agent":         {"agent/api", "agent/balance", "agent/config", "agent/dns", "agent/domains", "agent/health", "agent/keep", "agent/plan", "agent/probe", "agent/sysctl", "nat", "routes", "conntrack"},
+	"cmd/agent":     {"agent", "agent/api", "agent/config", "agent/notify"},
+	"agent":         {"agent/api", "agent/balance", "agent/config", "agent/dns", "agent/domains", "agent/health", "agent/keep", "agent/notify", "agent/plan", "agent/probe", "agent/sysctl", "nat", "routes", "conntrack"},
 	"agent/plan":    {"agent/config", "agent/domains", "agent/health", "agent/sysctl", "nat", "routes"},
 	"agent/api":     {},
 	"agent/balance": {},
 	"agent/config":  {},
+	"agent/notify":  {},
 	"agent/sysctl":  {"agent/keep"},
 	"agent/health":  {"agent/config", "routes"},
 	"agent/dns":     {"routes"},
