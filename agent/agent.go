@@ -95,7 +95,7 @@ type daemon struct {
 	monitor  watcher
 	calls    chan func()
 	dirty    chan struct{} // capacity 1: "look at the kernel"
-	stop     context.CancelFunc
+	stop     func()
 	gateways *watched
 
 	cfg        *config.Config
@@ -150,8 +150,12 @@ type uplinkState struct {
 	since  time.Time
 }
 
-// Run is the daemon. It returns nil when ctx ends or when it was asked to stop;
-// the data plane stays as it is.
+// ErrStopped is what Run returns when the daemon was asked to stop over its
+// socket, to be purged: who starts it again would undo that.
+var ErrStopped = errors.New("asked to stop")
+
+// Run is the daemon. It returns nil when ctx ends, and ErrStopped when it was
+// asked to stop; the data plane stays as it is.
 func Run(ctx context.Context, o Options) error {
 	var kept confirmed
 	files := config.Read(o.Config)
@@ -163,7 +167,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("%w:\n%w", api.ErrConfig, err)
 	}
-	guard, squatted, err := lock()
+	guard, squatted, err := lock(cfg.API.Socket)
 	if err != nil {
 		return err
 	}
@@ -191,11 +195,11 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer counter.Close()
 
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	d := newDaemon(o, k.router, k.table, ct, sysctlStore(cfg))
 	d.counter = counter
-	d.stop = cancel
+	d.stop = func() { cancel(ErrStopped) }
 	filled, err := nat.Open() // a connection of its own: names are resolved beside the owner
 	if err != nil {
 		return err
@@ -242,6 +246,9 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	o.Log.Info("stopped; the data plane goes on without the agent")
+	if errors.Is(context.Cause(ctx), ErrStopped) {
+		return ErrStopped
+	}
 	return nil
 }
 

@@ -108,7 +108,7 @@ const linger = 300 * time.Millisecond
 // there was one.
 func takeOver(ctx context.Context, cfg *config.Config) (guard net.Listener, stopped bool, err error) {
 	for {
-		guard, _, err := lock()
+		guard, _, err := lock(cfg.API.Socket)
 		if !errors.Is(err, ErrRunning) {
 			return guard, stopped, err
 		}

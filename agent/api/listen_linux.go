@@ -186,7 +186,7 @@ func (l *Listener) prepareFolder() error {
 	}
 	euid := uint32(os.Geteuid())
 	if st.Uid != 0 && st.Uid != euid {
-		return fmt.Errorf("folder %s belongs to user %d, not to root", dir, st.Uid)
+		return fmt.Errorf("folder %s belongs to user %d, not to user %d or root: run the agent as that user, as its service does, or give the folder and what is in it to this one", dir, st.Uid, euid)
 	}
 	if st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0 {
 		return fmt.Errorf("others may write in folder %s (mode %#o): they could replace the socket", dir, st.Mode&0o7777)
@@ -195,7 +195,7 @@ func (l *Listener) prepareFolder() error {
 	if !created && (st.Uid != euid || st.Mode&0o007 != 0 && st.Mode&0o777 != folderMode) {
 		return nil
 	}
-	if err := l.giveToGroup(func(gid int) error { return unix.Fchown(fd, -1, gid) }); err != nil {
+	if err := l.giveToGroup(st.Gid, func(gid int) error { return unix.Fchown(fd, -1, gid) }); err != nil {
 		return &os.PathError{Op: "chown", Path: dir, Err: err}
 	}
 	if err := unix.Fchmod(fd, folderMode); err != nil {
@@ -204,10 +204,11 @@ func (l *Listener) prepareFolder() error {
 	return nil
 }
 
-// giveToGroup calls chown with the group, and does without the group where that is forbidden.
-func (l *Listener) giveToGroup(chown func(gid int) error) error {
-	if l.GID < 0 {
-		return nil
+// giveToGroup calls chown with the group unless that is what the file has, and does without
+// the group where that is forbidden.
+func (l *Listener) giveToGroup(have uint32, chown func(gid int) error) error {
+	if l.GID < 0 || int(have) == l.GID {
+		return nil // a hardened service may not even call chown
 	}
 	err := chown(l.GID)
 	if errors.Is(err, unix.EPERM) {
@@ -286,7 +287,11 @@ func (l *Listener) bind() error {
 	if l.ino, err = statSocket(fd, ""); err != nil {
 		return err
 	}
-	if err := l.giveToGroup(func(gid int) error { return unix.Fchownat(fd, "", -1, gid, unix.AT_EMPTY_PATH) }); err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: l.path, Err: err}
+	}
+	if err := l.giveToGroup(st.Gid, func(gid int) error { return unix.Fchownat(fd, "", -1, gid, unix.AT_EMPTY_PATH) }); err != nil {
 		return &os.PathError{Op: "chown", Path: l.path, Err: err}
 	}
 	if l.GID < 0 {

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"multiroute/agent"
 	"multiroute/agent/api"
 	"multiroute/agent/config"
 )
@@ -20,6 +21,8 @@ const (
 	exitDone   = 0
 	exitFailed = 1
 	exitUsage  = 2 // wrong usage or wrong configuration
+
+	exitStopped = 3 // of the daemon: asked to stop by agent purge, not to be started again
 )
 
 // defaultConfig is the main configuration file.
@@ -125,6 +128,9 @@ func run(args []string, out, errOut io.Writer) int {
 func exit(err error, name string, errOut io.Writer) int {
 	if err == nil {
 		return exitDone
+	}
+	if errors.Is(err, agent.ErrStopped) {
+		return exitStopped
 	}
 	var wrong config.Errors
 	if errors.As(err, &wrong) {
