@@ -90,7 +90,7 @@ func (d *daemon) statusLine() string {
 	text += fmt.Sprintf("; generation %d", d.generation)
 	if d.loadErr != nil {
 		first, _, _ := strings.Cut(d.loadErr.Error(), "\n")
-		text += "; the last reload failed: " + first
+		text += "; configuration: " + first
 	}
 	if d.failing != "" {
 		text += "; " + d.failing

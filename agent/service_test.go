@@ -108,7 +108,7 @@ func TestServiceHears(t *testing.T) {
 		r.signals <- syscall.SIGHUP
 		r.after(gap)
 		got := l.take()
-		if len(got) != 3 || got[0] != "RELOADING" || !strings.HasPrefix(got[1], "STATUS=1 of 1 uplinks up; generation 2; the last reload failed: "+r.path+":") || got[2] != notify.Ready {
+		if len(got) != 3 || got[0] != "RELOADING" || !strings.HasPrefix(got[1], "STATUS=1 of 1 uplinks up; generation 2; configuration: "+r.path+":") || got[2] != notify.Ready {
 			t.Errorf("a wrong configuration: it heard %q", got)
 		}
 	})
