@@ -22,7 +22,8 @@ type watcher struct {
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
 
-	changes, downs int // read them after stop
+	changes, downs int    // read them after stop
+	last           string // what the last change was
 }
 
 // watch asks for the uplinks' states all the time.
@@ -42,6 +43,9 @@ func (t *town) watch(ctx context.Context) *watcher {
 				continue
 			}
 			w.changes++
+			if w.last = u.Name + " " + string(u.State); u.Reason != nil {
+				w.last += ": " + *u.Reason
+			}
 			if u.State == api.Down {
 				w.downs++
 			}
@@ -93,7 +97,7 @@ func outages(ctx context.Context, b *bench, c benchCase) ([]row, error) {
 			}
 		}
 		w.stop()
-		rows = append(rows, counted(c.name, d.String(), "transitions", w.changes, 0))
+		rows = append(rows, counted(c.name, d.String(), "transitions "+w.last, w.changes, 0))
 	}
 	unharmed, err := t.unharmed(ctx, c.name, t.Uplinks[1])
 	return append(rows, unharmed...), err
