@@ -26,7 +26,7 @@ func TestDegraded(t *testing.T) {
 	s.add("lte", settings(3), good)
 	s.run(5 * time.Minute)
 	u.want(t, Up, Degraded, Up)
-	if at := u.states[1].at; at > 75*time.Second {
+	if at := u.states[1].at; at > 78*time.Second {
 		t.Errorf("degraded only at %v", at)
 	}
 	if at := u.states[2].at; at < 2*time.Minute+10*time.Second || at > 2*time.Minute+25*time.Second {

@@ -11,7 +11,7 @@ const (
 	lossSeconds = 10              // the loss is that of so many seconds
 	lossProbes  = 10              // and is believed from so many probes on,
 	lossTime    = 5 * time.Second // if they speak for so much of it
-	illTime     = 3 * time.Second // outages of a moment that come together by chance are no loss
+	illTime     = 5 * time.Second // outages of a moment that come together by chance are no loss
 	calmTime    = 10 * time.Second
 )
 
