@@ -94,7 +94,13 @@ func (m *maker) uplink(f routes.Family, u *Uplink) {
 		m.route(last)
 	}
 	if leg.Linked {
-		m.route(routes.Route{Family: f, Table: u.Table, Dst: f.Default(), Nexthops: []routes.Nexthop{leg.Nexthop}})
+		route := routes.Route{Family: f, Table: u.Table, Dst: f.Default(), Nexthops: []routes.Nexthop{leg.Nexthop}}
+		if f == routes.IPv6 && m.shared(u.Interface) {
+			// Errors about what came in have no source of their own. IPv4 chooses
+			// an address of the gateway's subnet, IPv6 any one of the interface.
+			route.Source = leg.Addresses[0]
+		}
+		m.route(route)
 	}
 }
 
