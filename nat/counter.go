@@ -52,11 +52,11 @@ func (c *compiler) fromProvider(name string) []Rule {
 	}
 	var rules []Rule
 	for _, v6 := range []bool{false, true} {
-		rule := Rule{in, Match{Field: IPv6, Values: []Value{nfproto(v6)}}}
+		provider := Match{Field: IPv6, Values: []Value{nfproto(v6)}}
 		if clients := prefixes(family(networks, v6)); len(clients) > 0 {
-			rule = append(rule, Match{Field: source(v6), Op: IsNot, Values: clients})
+			provider = Match{Field: source(v6), Op: IsNot, Values: clients}
 		}
-		rules = append(rules, rule)
+		rules = append(rules, Rule{in, provider})
 	}
 	return rules
 }

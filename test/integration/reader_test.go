@@ -58,7 +58,14 @@ uplinks = [%q]
 `, h.Topology.Uplinks[0].Name)))
 			h.readersAgree(t)
 
-			// And after a change: an uplink less.
+			// And after a change: what uplinks carry is counted.
+			counting := rig.Config(h.Topology, []int{1, 1, 1}, bandwidths(h, []int{100, 50, 20}[:len(h.Uplinks)]...), "[policy.default]\nbalance = \"capacity\"\n")
+			if err := h.Reconfigure(ctx, counting); err != nil {
+				t.Fatal(err)
+			}
+			h.readersAgree(t)
+
+			// And after another: an uplink less.
 			text := rig.Config(h.Topology, []int{1, 1, 1})
 			text = strings.Replace(text, fmt.Sprintf("[uplink.%s]\n", h.Topology.Uplinks[1].Name), fmt.Sprintf("[uplink.%s]\nenabled = false\n", h.Topology.Uplinks[1].Name), 1)
 			if err := h.Reconfigure(ctx, text); err != nil {
@@ -278,7 +285,9 @@ func shownChains(text string) map[string][]string {
 		case strings.HasPrefix(line, "chain "):
 			name = strings.TrimSuffix(strings.TrimPrefix(line, "chain "), " {")
 			chains[name] = []string{}
-		case strings.HasPrefix(line, "table "), line == "}", line == "":
+		case name == "" && strings.HasPrefix(line, "counter "):
+			chains[strings.TrimSuffix(line, " {")] = []string{}
+		case strings.HasPrefix(line, "table "), strings.HasPrefix(line, "packets "), line == "}", line == "":
 		default:
 			chains[name] = append(chains[name], common(line))
 		}
@@ -330,7 +339,7 @@ func (h *house) nftChains(t *testing.T) map[string][]string {
 				Chain string
 				Expr  []map[string]any
 			}
-			Set, Map *struct{ Name string }
+			Set, Map, Counter *struct{ Name string }
 		} `json:"nftables"`
 	}
 	decode(t, h.run("nft", "-j", "list", "table", "inet", "multiroute"), &list)
@@ -348,6 +357,8 @@ func (h *house) nftChains(t *testing.T) map[string][]string {
 				texts = append(texts, statement(x))
 			}
 			chains[o.Rule.Chain] = append(chains[o.Rule.Chain], common(strings.Join(texts, " ")))
+		case o.Counter != nil:
+			chains["counter "+o.Counter.Name] = []string{}
 		case o.Set != nil, o.Map != nil:
 			t.Errorf("a named set in our table: %+v", o)
 		}
@@ -382,6 +393,8 @@ func statement(x map[string]any) string {
 			return expression(m["key"]) + " set " + expression(m["value"])
 		case "goto", "jump":
 			return kind + " " + expression(m["target"])
+		case "counter":
+			return fmt.Sprintf("counter name %v", v)
 		case "reject":
 			return "reject with " + expression(m["type"])
 		case "masquerade":
