@@ -59,20 +59,21 @@ func (d *daemon) publish() {
 	set := func(v6 bool) func(string) string {
 		return func(list string) string { return nat.ListSet(list, v6) }
 	}
-	err := writeOwn(filepath.Join(d.folder, dnsmasqFile), domains.Dnsmasq(d.plan.Domains, "inet "+nat.TableName, set(false), set(true)))
+	text, err := domains.Dnsmasq(d.plan.Domains, "inet "+nat.TableName, set(false), set(true))
+	err = errors.Join(err, writeOwn(filepath.Join(d.folder, dnsmasqFile), text))
 	if slices.ContainsFunc(d.cfg.Uplinks, func(u config.Uplink) bool { return len(u.DNS) > 0 }) {
 		err = errors.Join(err, writeOwn(filepath.Join(d.folder, resolvFile), domains.ResolvConf(d.plan.DNS)))
 	} else {
 		err = errors.Join(err, removeOwn(filepath.Join(d.folder, resolvFile)))
 	}
-	text := ""
+	wrong := ""
 	if err != nil {
-		text = err.Error()
+		wrong = err.Error()
 	}
-	if text != "" && text != d.unwanted {
+	if wrong != "" && wrong != d.unwanted {
 		d.Log.Warn("files for dnsmasq and resolvers are not as they should be", "err", err)
 	}
-	d.unwanted = text
+	d.unwanted = wrong
 }
 
 // writeOwn writes one of our files, for all to read, if it says something else. A

@@ -204,6 +204,13 @@ func situations() []situation {
 		{"counted-other", changed(threeOnOne(), func(s *Spec) { s.Uplinks[0].Counted, s.Uplinks[1].Counted = true, true })},
 		{"counted-server", changed(server(), func(s *Spec) { s.Uplinks[0].Counted, s.Uplinks[1].Counted = true, true })},
 		{"rules", ruleSpec(mixedRules()...)},
+		{"rules-lists", changed(ruleSpec(
+			PolicyRule{From: nets("192.168.0.20/32"), Policy: markOf(10)},
+			PolicyRule{ToLists: []string{"domain-x", "domain-y"}, Policy: markOf(11)},
+			PolicyRule{From: nets("192.168.0.21/32"), Policy: markOf(10)},
+			PolicyRule{ToLists: []string{"domain-x"}, To: nets("203.0.113.0/24"), Ports: []PortRange{{443, 443}}, Protocols: []uint8{6}, Policy: markOf(12)},
+			PolicyRule{Local: true, ToLists: []string{"domain-y"}, Policy: markOf(10)},
+		), func(s *Spec) { s.Lists = testLists })},
 		{"rules-server", changed(server(), func(s *Spec) {
 			s.Policies = ruleSpec().Policies
 			s.Rules = append(manyRules("from . port", 3), manyRules("to . ports", 2)...)

@@ -18,7 +18,10 @@ const Header = "# Written by multiroute; changes are lost.\n"
 // only: that of the longest name. So a line has the sets of all lists that its
 // names belong to; an exact name belongs to those below it only where dnsmasq
 // knows no better.
-func Dnsmasq(lists []List, table string, in4, in6 func(set string) string) string {
+//
+// A line that is too long would keep dnsmasq from starting. It has no more sets
+// than fit, those of the first lists; the error names such names.
+func Dnsmasq(lists []List, table string, in4, in6 func(set string) string) (string, error) {
 	var b strings.Builder
 	b.WriteString(Header)
 	wanted := map[string][]string{} // sets by name
@@ -34,24 +37,37 @@ func Dnsmasq(lists []List, table string, in4, in6 func(set string) string) strin
 	}
 	slices.Sort(names)
 	table = strings.ReplaceAll(table, " ", "#")
+	var long []string
 	for _, name := range names {
-		var sets []string
+		line := "nftset=/" + name
+		separator := "/"
 		for _, l := range lists {
 			if !l.has(name) {
 				continue
 			}
+			more := ""
 			for _, set := range l.Told() {
-				for _, s := range []string{"4#" + table + "#" + in4(set), "6#" + table + "#" + in6(set)} {
-					if !slices.Contains(sets, s) {
-						sets = append(sets, s)
-					}
-				}
+				more += separator + "4#" + table + "#" + in4(set) + ",6#" + table + "#" + in6(set)
+				separator = ","
 			}
+			if len(line)+len(more) > maxLine {
+				long = append(long, name)
+				break
+			}
+			line += more
 		}
-		fmt.Fprintf(&b, "nftset=/%s/%s\n", name, strings.Join(sets, ","))
+		b.WriteString(line + "\n")
 	}
-	return b.String()
+	if long != nil {
+		return b.String(), fmt.Errorf("too many different lists of domains have %s: dnsmasq fills those of the first rules only; write the same list in several rules, or fewer rules",
+			strings.Join(long, ", "))
+	}
+	return b.String(), nil
 }
+
+// maxLine bounds a line in bytes: dnsmasq reads MAXDNAME, 1025 with the end
+// (one_file, src/option.c), and takes the rest for another line.
+const maxLine = 1000
 
 // has reports whether what dnsmasq finds by a line for name belongs to the list:
 // the name itself, or one that it is below.

@@ -59,6 +59,12 @@ func describe(p Plan) string {
 	for _, w := range p.Warnings {
 		fmt.Fprintln(&b, "warning:", w)
 	}
+	if len(p.DNS) > 0 {
+		fmt.Fprintln(&b, "DNS servers:", p.DNS)
+	}
+	for _, l := range p.Domains {
+		fmt.Fprintln(&b, "domains:", l.Domains)
+	}
 	for _, u := range p.Uplinks {
 		fmt.Fprintf(&b, "uplink %s: %s", u.Name, u.State)
 		if u.Reason != "" {
