@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +22,7 @@ import (
 	"multiroute/agent/notify"
 	"multiroute/agent/plan"
 	"multiroute/agent/sysctl"
+	"multiroute/agent/web"
 	"multiroute/conntrack"
 	"multiroute/nat"
 	"multiroute/routes"
@@ -127,6 +129,13 @@ type daemon struct {
 	balancer  balance.Balancer
 	links     interfaces // what it counts
 	uncounted bool       // that failed the last time
+	events    events
+	heard     atomic.Pointer[time.Time] // when changed was called, and no pass has begun since
+	noticed   time.Time                 // when what this pass is about began
+	seen      []routes.Link             // interfaces, as the newest pass saw them
+	writes    web.Writes
+	reloads   web.Reloads
+	shut      atomic.Pointer[string] // why there are no metrics and no status page although they are wanted; nil: there are
 
 	disabled   disabled
 	memoryFile string // where the next agent finds what it should know; "": nowhere
@@ -148,6 +157,7 @@ type uplinkState struct {
 	state  plan.State
 	reason string
 	since  time.Time
+	byHand bool // somebody took it out
 }
 
 // ErrStopped is what Run returns when the daemon was asked to stop over its
@@ -225,6 +235,9 @@ func Run(ctx context.Context, o Options) error {
 	if squatted != nil {
 		d.warnings = append(d.warnings, squatted.Error())
 	}
+	if open := openWarning(cfg.API.HTTP); open != "" {
+		d.warnings = append(d.warnings, open)
+	}
 	for _, w := range d.warnings {
 		o.Log.Warn(w)
 	}
@@ -233,13 +246,22 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	d.began(from, notConfirmed, time.Now())
+	traffic, err := routes.OpenCounters() // the probes read theirs at other times
+	if err != nil {
+		return err
+	}
+	defer traffic.Close()
 
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.Go(func() error { return routes.Watch(ctx, d.gateways.has, k.router.NeighbourFailed, d.changed) })
 	tasks.Go(func() error { return nat.Watch(ctx, d.changed) })
 	tasks.Go(func() error { return monitor.Run(ctx) })
 	tasks.Go(func() error { return resolver.Run(ctx) })
-	server := api.NewServer(&handler{d: d, ctx: ctx}, listener.GID, o.Log)
+	h := &handler{d: d, ctx: ctx}
+	for _, task := range d.show(ctx, h, traffic.Read, counter.Stats) {
+		tasks.Go(task)
+	}
+	server := api.NewServer(h, listener.GID, o.Log)
 	tasks.Go(func() error { return server.Serve(ctx, listener) })
 	tasks.Go(func() error { return d.loop(ctx) })
 	if err := tasks.Wait(); err != nil && !errors.Is(err, context.Canceled) {
@@ -265,6 +287,10 @@ func sysctlStore(cfg *config.Config) sysctl.Store {
 
 // changed tells the owner to look at the kernel. It never blocks.
 func (d *daemon) changed() {
+	if d.heard.Load() == nil {
+		now := time.Now()
+		d.heard.CompareAndSwap(nil, &now)
+	}
 	select {
 	case d.dirty <- struct{}{}:
 	default: // it will look anyway
@@ -424,6 +450,19 @@ func (d *daemon) report(err error) {
 // is above 0. If the kernel refuses the new one, the old one is put back.
 func (d *daemon) reload(onTrial time.Duration) (api.ReloadResult, error) {
 	defer d.tellReload()()
+	result, err := d.load(onTrial)
+	switch {
+	case errors.Is(err, api.ErrConfig):
+		d.reloads.Invalid++
+	case err != nil:
+		d.reloads.Refused++
+	default:
+		d.reloads.Applied++
+	}
+	return result, err
+}
+
+func (d *daemon) load(onTrial time.Duration) (api.ReloadResult, error) {
 	files := config.Read(d.Config)
 	cfg, err := files.Parse()
 	if err != nil {

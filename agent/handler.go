@@ -114,8 +114,18 @@ func (h *handler) SetUplink(ctx context.Context, name string, enabled bool, d ti
 	return err
 }
 
-// status is what the owner knows.
+// status is what the owner knows, and what the kernel says now.
 func (d *daemon) status() api.Status {
+	facts, err := d.router.Facts()
+	s := d.describe(&facts)
+	if err != nil {
+		s.Warnings = append(s.Warnings, err.Error())
+	}
+	return s
+}
+
+// describe is what the owner knows, with these interfaces.
+func (d *daemon) describe(facts *routes.Facts) api.Status {
 	s := api.Status{Version: d.Version, PID: os.Getpid(), Ready: d.ready,
 		Config:   api.ConfigStatus{Generation: d.generation, LoadedAt: timeOrNil(d.loadedAt)},
 		Warnings: slices.Concat(d.warnings, d.plan.Warnings),
@@ -130,13 +140,12 @@ func (d *daemon) status() api.Status {
 	if d.failing != "" {
 		s.Warnings = append(s.Warnings, d.failing)
 	}
-	facts, err := d.router.Facts()
-	if err != nil {
-		s.Warnings = append(s.Warnings, err.Error())
+	if shut := d.shut.Load(); shut != nil {
+		s.Warnings = append(s.Warnings, *shut)
 	}
 	verdicts := d.monitor.Verdicts()
 	for _, u := range d.plan.Uplinks {
-		status := d.uplinkStatus(u, &facts)
+		status := d.uplinkStatus(u, facts)
 		measured(&status, u, verdicts)
 		if until, ok := d.disabled[u.Name]; ok {
 			status.Until = timeOrNil(until)

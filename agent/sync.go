@@ -37,6 +37,10 @@ const rounds = 4
 // writes nothing.
 func (d *daemon) pass(now time.Time) error {
 	d.disabled.expire(now, d.cfg)
+	d.noticed = now
+	if heard := d.heard.Swap(nil); heard != nil {
+		d.noticed = *heard
+	}
 	d.monitor.Hold(true)
 	defer d.monitor.Hold(false)
 	defer d.publish()
@@ -45,6 +49,7 @@ func (d *daemon) pass(now time.Time) error {
 		if err != nil {
 			return err
 		}
+		d.seen = facts.Links
 		wrote, err := d.converge(now, facts)
 		if err != nil {
 			return err
@@ -99,6 +104,9 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		return false, nil
 	}
 	d.adoptPlan(now, p, rules)
+	if len(ops) == 0 {
+		d.events.settled = d.events.count // no routes to change
+	}
 	if state.Satisfies(rules) && len(ops) == 0 && len(wrong) == 0 {
 		// What a failure, or the end of a predecessor, kept from being done.
 		if err := d.end(nil, p); err != nil {
@@ -114,6 +122,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 
 	staged := routes.Stage(ops, p.Routes)
 	if len(ops) > 0 {
+		d.writes.Routes += uint64(len(ops))
 		d.Log.Debug("writing routes", "before", staged.Before, "after", staged.After, "last", staged.Last)
 	}
 	refused := d.router.Apply(staged.Before) // it goes on after what the kernel refuses
@@ -137,6 +146,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 				d.Log.Debug("writing nftables", "commands", state.Commands(during))
 			}
 			d.refill = true
+			d.writes.NFTables++
 			if err := d.table.Write(state, during); err != nil {
 				d.owing = true
 				return true, errors.Join(refused, err)
@@ -151,6 +161,8 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		d.owing = true
 		return true, errors.Join(owed, err)
 	}
+	d.events.routed(time.Now())
+	d.writes.Sysctls += uint64(len(wrong))
 	for _, w := range wrong {
 		d.Log.Info("setting a sysctl", "key", w.Key, "was", w.Have, "now", w.Value)
 	}
@@ -168,6 +180,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		if state, err = d.table.Read(); err != nil {
 			return true, err
 		}
+		d.writes.NFTables++
 		if err := d.table.Write(state, rules); err != nil {
 			d.owing = true
 			return true, err
@@ -374,14 +387,19 @@ func (d *daemon) adoptPlan(now time.Time, p plan.Plan, rules nat.Ruleset) {
 		case s.state != u.State:
 			s.since = now
 		}
+		if !known || s.state != u.State {
+			d.events.add(d.transition(now, s, known, &u))
+		}
 		if !known || s.state != u.State || s.reason != u.Reason {
 			d.Log.Info("uplink is "+string(u.State), "uplink", u.Name, "reason", u.Reason, "interface", u.Interface,
 				"gateway", u.V4.Nexthop.Gateway, "gateway6", u.V6.Nexthop.Gateway)
 		}
 		s.state, s.reason = u.State, u.Reason
+		_, s.byHand = d.disabled[u.Name]
 		states[u.Name] = s
 	}
 	d.states, d.plan, d.ruleset = states, p, rules
+	d.events.keep(states)
 	d.gateways.set(p.Gateways)
 }
 

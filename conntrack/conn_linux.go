@@ -128,6 +128,51 @@ func (c *Conn) CountByMark(mask uint32) (map[uint32]int, error) {
 	return counts, nil
 }
 
+// Stats reads the table's own figures: two messages, however many connections
+// there are.
+func (c *Conn) Stats() (Stats, error) {
+	var s Stats
+	err := c.do("reading the figures of the table of connections", func() (err error) {
+		s, err = c.stats()
+		return err
+	})
+	return s, err
+}
+
+// stats asks for the table and for each CPU together: the first answer says that
+// more follows (ctnetlink_stat_ct_fill_info), and only the second has an end.
+func (c *Conn) stats() (Stats, error) {
+	var s Stats
+	if _, err := c.nl.Send(message(msgStats, 0, appendDump(nil, Filter{}))); err != nil {
+		return s, err
+	}
+	req, err := c.nl.Send(message(msgCPU, netlink.Dump, appendDump(nil, Filter{})))
+	if err != nil {
+		return s, err
+	}
+	for complete := false; !complete; {
+		messages, err := c.nl.Receive()
+		if err != nil {
+			return s, &abortedError{err}
+		}
+		for _, m := range messages {
+			switch m.Header.Type {
+			case msgStats:
+				err = s.decodeFill(m.Data)
+			case msgCPU:
+				complete = m.Header.Sequence == req.Header.Sequence
+				err = s.addCPU(m.Data)
+			default:
+				err = fmt.Errorf("%w: unexpected answer of type %v", errMalformed, m.Header.Type)
+			}
+			if err != nil {
+				return s, &abortedError{err}
+			}
+		}
+	}
+	return s, nil
+}
+
 // Each calls fn for every connection that the filter chooses, while the list arrives; fn
 // must not call methods of the same Conn. An error of fn ends the list and is returned.
 // Where the kernel says that a list was interrupted it is begun anew, so that fn may see

@@ -33,6 +33,9 @@ func (*Conn) DeleteOutgoing(mark, mask uint32, family uint8) error { return ErrC
 // CountByMark returns ErrClosed.
 func (*Conn) CountByMark(mask uint32) (map[uint32]int, error) { return nil, ErrClosed }
 
+// Stats returns ErrClosed.
+func (*Conn) Stats() (Stats, error) { return Stats{}, ErrClosed }
+
 // Each returns ErrClosed.
 func (*Conn) Each(Filter, func(Entry) error) error { return ErrClosed }
 

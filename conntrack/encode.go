@@ -13,6 +13,9 @@ const (
 	msgNew    = 0x100 + iota // IPCTNL_MSG_CT_NEW
 	msgGet                   // IPCTNL_MSG_CT_GET
 	msgDelete                // IPCTNL_MSG_CT_DELETE
+	_                        // IPCTNL_MSG_CT_GET_CTRZERO
+	msgCPU                   // IPCTNL_MSG_CT_GET_STATS_CPU
+	msgStats                 // IPCTNL_MSG_CT_GET_STATS
 )
 
 // Attributes of a message: enum ctattr_type.

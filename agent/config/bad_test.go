@@ -25,8 +25,6 @@ address:11: uplink.dsl.addresses: "127.0.0.1" is this host itself: write an addr
 address:12: uplink.dsl.addresses: "1/2" is not an address: write one such as "192.0.2.1" or "2001:db8::1"
 address:14: uplink.dsl.dns: "255.255.255.255" reaches many hosts: write the address of one
 address:14: uplink.dsl.dns: "::1" is this host itself: write an address that others can reach`},
-	{"api-unsupported", `
-api-unsupported:4: api.http: not supported yet: metrics and the status page come in a later version; write "" or remove this key`},
 	{"api-values", `
 api-values:4: api.socket: "/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx..." has 108 bytes: write a path of at most 107, which is what a socket can have
 api-values:5: api.group: "a b" is not the name of a group: it has up to 32 bytes, without spaces, quotes, colons, commas and slashes
@@ -34,7 +32,7 @@ api-values:6: api.http: "9780" is not an address and port: write one such as "12
 	{"api", `
 api:4: api.socket: "agent.sock" is not an absolute path: begin with /
 api:5: api.group: an empty name: write that of a group, such as "root" to let nobody else read
-api:6: api.http: "0.0.0.0:80" is open to others: write a loopback address, such as "127.0.0.1:80"`},
+api:6: api.http: "[::ffff:192.0.2.1]:80" is no address to listen on: write one such as "127.0.0.1:80"`},
 	{"bandwidth", `
 bandwidth:3: uplink.dsl.bandwidth.down: is the number 50, wants a rate such as "50mbit"
 bandwidth:3: uplink.dsl.bandwidth.up: "10 Mbit" is not a rate: write a whole number and bit, kbit, mbit or gbit, such as "50mbit"

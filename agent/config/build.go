@@ -52,7 +52,7 @@ func buildRouter(s *spec, n *node) Router {
 }
 
 func buildAPI(s *spec, n *node) API {
-	return API{Socket: value[string](s, n, "socket"), Group: value[string](s, n, "group")}
+	return API{Socket: value[string](s, n, "socket"), Group: value[string](s, n, "group"), HTTP: value[string](s, n, "http")}
 }
 
 func (r *reader) buildUplink(name string, n, health *node, root *spec) Uplink {

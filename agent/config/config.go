@@ -99,6 +99,7 @@ type PortForward struct {
 type API struct {
 	Socket string // absolute path of the control socket
 	Group  string // its members may read
+	HTTP   string // address and port of metrics and the status page; empty: none
 }
 
 // Uplink returns the uplink called name, or nil.

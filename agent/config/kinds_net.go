@@ -304,8 +304,8 @@ var listenAddress = text("an address and port to listen on, or \"\"", func(s str
 	switch {
 	case err != nil || ap.Port() == 0:
 		return "", badText(s, `an address and port: write one such as "127.0.0.1:9780" or "[::1]:9780", or ""`)
-	case !ap.Addr().IsLoopback() || ap.Addr().Is4In6():
-		return "", fmt.Errorf(`%s is open to others: write a loopback address, such as "127.0.0.1:%d"`, quote(s), ap.Port())
+	case ap.Addr().Is4In6() || ap.Addr().Zone() != "" || ap.Addr().IsMulticast():
+		return "", fmt.Errorf(`%s is no address to listen on: write one such as "127.0.0.1:%d"`, quote(s), ap.Port())
 	}
 	return s, nil
 })

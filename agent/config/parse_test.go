@@ -75,7 +75,7 @@ func TestDefaults(t *testing.T) {
 		Router:   Router{MarkMask: 0xff000000, TableBase: 20000, RuleBase: 10000, ManageSysctls: true, Guard: true},
 		Uplinks:  []Uplink{{Name: "dsl", Interface: "eth1", Weight: 1, Enabled: true, Health: usual(), Pos: "a.toml:1"}},
 		Policies: []Policy{{Name: "default"}},
-		API:      API{Socket: "/run/multiroute/agent.sock", Group: "multiroute"},
+		API:      API{Socket: "/run/multiroute/agent.sock", Group: "multiroute", HTTP: "127.0.0.1:9780"},
 		Files:    []string{"a.toml"},
 	}
 	if diff := cmp.Diff(want, got, netipEqual...); diff != "" {
@@ -127,7 +127,7 @@ on_change = []
 [api]
 socket = "/run/multiroute/agent.sock"
 group = "multiroute"
-http = ""
+http = "127.0.0.1:9780"
 `)
 	written.Uplinks[0].Pos = want.Uplinks[0].Pos
 	if diff := cmp.Diff(want, written, netipEqual...); diff != "" {
@@ -230,7 +230,7 @@ group = "root"
 			{Name: "dns", Protocol: 17, Ports: PortRange{53, 53}, To: addr("fd00::10"), ToPorts: PortRange{53, 53}, Hairpin: true},
 			{Name: "dns6", Protocol: 17, Ports: PortRange{5353, 5353}, To: addr("fd00::10"), ToPorts: PortRange{53, 53}, Hairpin: true},
 		},
-		API:   API{Socket: "/tmp/agent.sock", Group: "root"},
+		API:   API{Socket: "/tmp/agent.sock", Group: "root", HTTP: ""},
 		Files: []string{"a.toml"},
 	}
 	if diff := cmp.Diff(want, got, netipEqual...); diff != "" {

@@ -21,8 +21,6 @@ var unsupported = []gap{
 
 	{"hooks.on_change", false, emptyList, "hooks come", "write [] or remove this key"},
 	{"hooks.hook_timeout", false, nil, "hooks come", removeKey},
-
-	{"api.http", false, is(""), "metrics and the status page come", `write "" or remove this key`},
 }
 
 func is[T comparable](v T) func(any) bool { return func(val any) bool { return val == any(v) } }

@@ -21,6 +21,7 @@ type judge struct {
 	reason string // of the state
 	blind  string // why it cannot be probed; else empty
 	since  time.Time
+	missed time.Time // when the suspicion began that ended with this down; zero: none did
 
 	present  bool // there is a path
 	started  bool // and a prober
@@ -453,7 +454,7 @@ func (j *judge) down(now time.Time) {
 	if !j.fresh && len(j.targets.list) > 0 {
 		j.hold.down(now, j.settings.HoldDown)
 	}
-	j.state, j.since, j.good = Down, now, 0
+	j.state, j.since, j.missed, j.good = Down, now, j.suspicion.since, 0
 	j.suspicion = suspicion{}
 	j.quality.forget()
 	j.next = now.Add(j.settings.Interval)
@@ -475,6 +476,12 @@ func (j *judge) why() string {
 func (j *judge) verdict(now time.Time) Verdict {
 	v := Verdict{State: j.state, Reason: j.why(), Since: j.since, RTT: j.quality.rtt, Jitter: j.quality.jitter, Loss: j.targets.sum(j.second(now)).loss(),
 		Suspect: j.suspicion.on, Probes: j.flight.sent, Answers: j.flight.answers, Ignored: j.ignored}
+	switch {
+	case j.suspicion.on:
+		v.Missed = j.suspicion.since
+	case j.state == Down:
+		v.Missed = j.missed
+	}
 	if j.state == Down && j.hold.until.After(now) {
 		v.Until = j.hold.until
 	}

@@ -79,6 +79,9 @@ type Verdict struct {
 	Loss   float64       // percent over the last 10 seconds
 	// Suspect is true while nothing answers and it is not decided yet.
 	Suspect bool
+	// Missed is, while it is suspect or down because of that, when the first
+	// answer was missing; zero: something else took it down.
+	Missed time.Time
 	// Until is, while the leg is down, the earliest time at which it is up
 	// again; zero: as soon as it is well.
 	Until time.Time

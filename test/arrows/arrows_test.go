@@ -31,10 +31,11 @@ type pkg struct {
 // listed may import nothing of ours.
 var may = map[string][]string{
 	"cmd/agent":     {"agent", "agent/api", "agent/config", "agent/notify"},
-	"agent":         {"agent/api", "agent/balance", "agent/config", "agent/dns", "agent/domains", "agent/health", "agent/keep", "agent/notify", "agent/plan", "agent/probe", "agent/sysctl", "nat", "routes", "conntrack"},
+	"agent":         {"agent/api", "agent/balance", "agent/config", "agent/dns", "agent/domains", "agent/health", "agent/keep", "agent/notify", "agent/plan", "agent/probe", "agent/sysctl", "agent/web", "nat", "routes", "conntrack"},
 	"agent/plan":    {"agent/config", "agent/domains", "agent/health", "agent/sysctl", "nat", "routes"},
 	"agent/api":     {},
 	"agent/balance": {},
+	"agent/web":     {"agent/api"},
 	"agent/config":  {},
 	"agent/notify":  {},
 	"agent/sysctl":  {"agent/keep"},

@@ -11,6 +11,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,6 +44,7 @@ type Agent struct {
 	Program string
 	Folder  string
 	Router  *lab.NS
+	HTTP    string // [api] http; empty: nothing is served
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -61,7 +66,7 @@ func (a *Agent) Socket() string { return filepath.Join(a.Folder, "run", "agent.s
 
 // Configure writes the configuration; the [api] table is added.
 func (a *Agent) Configure(text string) error {
-	text += fmt.Sprintf("\n[api]\nsocket = %q\ngroup = \"root\"\nhttp = \"\"\n", a.Socket())
+	text += fmt.Sprintf("\n[api]\nsocket = %q\ngroup = \"root\"\nhttp = %q\n", a.Socket(), a.HTTP)
 	return os.WriteFile(a.ConfigPath(), []byte(text), 0o600)
 }
 
@@ -142,6 +147,34 @@ func (a *Agent) Reconfigure(ctx context.Context, text string) error {
 	}
 	_, err := a.Reload(ctx)
 	return err
+}
+
+// Get asks the agent's HTTP server, from the router, and returns the body of a
+// good answer.
+func (a *Agent) Get(ctx context.Context, path string) (string, error) {
+	dial := func(ctx context.Context, _, address string) (net.Conn, error) {
+		to, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return nil, err
+		}
+		return a.Router.DialTCP(ctx, lab.Socket{}, to)
+	}
+	transport := &http.Transport{DialContext: dial, DisableKeepAlives: true}
+	defer transport.CloseIdleConnections()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.HTTP+path, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("GET %s: %s: %s", path, response.Status, body)
+	}
+	return string(body), err
 }
 
 // Signal sends the process a signal.

@@ -1,0 +1,108 @@
+package agent
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"multiroute/agent/api"
+	"multiroute/agent/health"
+	"multiroute/agent/plan"
+	"multiroute/agent/web"
+	"multiroute/routes"
+)
+
+// keptEvents is how many events are remembered.
+const keptEvents = 200
+
+// events are the changes of the uplinks' states: the newest ones, and figures
+// about all of them.
+type events struct {
+	count     uint64
+	newest    []api.Event // oldest first
+	settled   uint64      // up to this one the routes are as they should be
+	total     map[web.Transition]uint64
+	durations web.Histogram
+}
+
+// add takes an event in and numbers it.
+func (l *events) add(e api.Event) {
+	l.count++
+	e.ID = l.count
+	if len(l.newest) == keptEvents {
+		l.newest = slices.Delete(l.newest, 0, 1)
+	}
+	l.newest = append(l.newest, e)
+	if e.From == "" {
+		return
+	}
+	if l.total == nil {
+		l.total = map[web.Transition]uint64{}
+	}
+	l.total[web.Transition{Uplink: e.Uplink, To: e.To, Cause: e.Cause}]++
+}
+
+// routed says that the routes of all events are changed.
+func (l *events) routed(now time.Time) {
+	for i := len(l.newest) - 1; i >= 0 && l.newest[i].ID > l.settled; i-- {
+		e := &l.newest[i]
+		e.Routed = now
+		if e.To == api.Down && e.From != "" && e.From != api.Disabled {
+			l.durations.Observe(now.Sub(e.Noticed))
+		}
+	}
+	l.settled = l.count
+}
+
+// keep forgets the figures of uplinks that are not there any more.
+func (l *events) keep(uplinks map[string]uplinkState) {
+	maps.DeleteFunc(l.total, func(t web.Transition, _ uint64) bool { _, ok := uplinks[t.Uplink]; return !ok })
+}
+
+// transition describes how an uplink became what the plan says.
+func (d *daemon) transition(now time.Time, old uplinkState, known bool, u *plan.Uplink) api.Event {
+	e := api.Event{Time: now, Uplink: u.Name, From: api.State(old.state), To: api.State(u.State), Reason: u.Reason, Noticed: d.noticed}
+	verdicts := d.monitor.Verdicts()
+	e.Cause = d.cause(old, known, u, verdicts)
+	if e.Cause == api.CauseProbes {
+		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+			if v := verdicts[health.Leg{Uplink: u.Name, Family: f}]; !v.Missed.IsZero() && v.Missed.Before(e.Noticed) {
+				e.Noticed = v.Missed
+			}
+		}
+	}
+	return e
+}
+
+// cause puts into one word why an uplink has another state.
+func (d *daemon) cause(old uplinkState, known bool, u *plan.Uplink, verdicts map[health.Leg]health.Verdict) api.Cause {
+	_, byHand := d.disabled[u.Name]
+	slow := d.cfg.Uplink(u.Name).Health.DegradedLatency
+	switch {
+	case !known:
+		return api.CauseStart
+	case u.State == plan.Disabled && byHand, old.state == plan.Disabled && old.byHand && u.Usable():
+		return api.CauseMaintenance
+	case u.State == plan.Disabled, old.state == plan.Disabled && u.Usable():
+		return api.CauseConfiguration
+	case u.State == plan.Up, u.State == plan.Degraded && old.state == plan.Down:
+		return api.CauseRecovered
+	}
+	// The leg whose reason the uplink's is.
+	f := routes.IPv4
+	if u.V6.Wanted && (!u.V4.Wanted || !u.V4.Linked && u.V6.Linked || u.State == plan.Degraded && !u.V4.Degraded) {
+		f = routes.IPv6
+	}
+	leg, v := u.Leg(f), verdicts[health.Leg{Uplink: u.Name, Family: f}]
+	switch {
+	case u.State == plan.Degraded && slow > 0 && v.RTT > slow:
+		return api.CauseLatency
+	case u.State == plan.Degraded:
+		return api.CauseLoss
+	case !leg.Linked:
+		return api.CauseLink
+	case leg.Unmet != "" && v.Missed.IsZero():
+		return api.CauseGateway
+	}
+	return api.CauseProbes
+}
