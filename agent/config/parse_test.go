@@ -230,7 +230,7 @@ group = "root"
 			{Name: "dns", Protocol: 17, Ports: PortRange{53, 53}, To: addr("fd00::10"), ToPorts: PortRange{53, 53}, Hairpin: true},
 			{Name: "dns6", Protocol: 17, Ports: PortRange{5353, 5353}, To: addr("fd00::10"), ToPorts: PortRange{53, 53}, Hairpin: true},
 		},
-		API:   API{Socket: "/tmp/agent.sock", Group: "root", HTTP: ""},
+		API:   API{Socket: "/tmp/agent.sock", Group: "root", HTTP: "127.0.0.1:9780"},
 		Files: []string{"a.toml"},
 	}
 	if diff := cmp.Diff(want, got, netipEqual...); diff != "" {
