@@ -137,7 +137,7 @@ func TestBalanceCapacity(t *testing.T) {
 	h.throughput(3 * time.Second)
 	each, sum := h.throughput(6 * time.Second)
 	t.Logf("by capacity: %.1f Mbit/s, %.1f + %.1f", sum, each[0], each[1])
-	if sum < 0.9*120 || each[0] < 85 || each[1] < 16 {
+	if sum < 0.9*120 || each[0] < 85 || each[1] < 12 { // of 20: chance leaves it idle at times
 		t.Errorf("by capacity: %.1f Mbit/s of 120, %.1f + %.1f", sum, each[0], each[1])
 	}
 	if log := h.Log(); log != said {
