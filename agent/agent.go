@@ -92,7 +92,8 @@ type daemon struct {
 	router   router
 	table    table
 	tracker  tracker
-	counter  counter // a connection of its own: counting must not hold up a failover
+	counter  counter  // a connection of its own: counting must not hold up a failover
+	errands  *errands // nil: the owner does everything itself
 	sysctl   sysctl.Store
 	monitor  watcher
 	calls    chan func()
@@ -204,6 +205,11 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer counter.Close()
+	worker, err := conntrack.Dial()
+	if err != nil {
+		return err
+	}
+	defer worker.Close()
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -263,6 +269,8 @@ func Run(ctx context.Context, o Options) error {
 	}
 	server := api.NewServer(h, listener.GID, o.Log)
 	tasks.Go(func() error { return server.Serve(ctx, listener) })
+	d.errands = newErrands()
+	tasks.Go(func() error { d.errands.run(worker); return nil })
 	tasks.Go(func() error { return d.loop(ctx) })
 	if err := tasks.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
@@ -368,6 +376,11 @@ func (d *daemon) loop(ctx context.Context) error {
 		feed = feeder.C
 	}
 	d.tell()
+	var results <-chan error
+	if d.errands != nil {
+		results = d.errands.results
+		defer close(d.errands.jobs)
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -394,6 +407,13 @@ func (d *daemon) loop(ctx context.Context) error {
 		case <-d.dirty:
 			arm(last.Add(gap))
 			continue
+		case err := <-results:
+			if err = d.finished(err); err != nil {
+				d.report(err)
+				d.tell()
+			}
+			arm(time.Now().Add(d.retry))
+			continue
 		case now := <-tick.C:
 			if d.trialOver(now) {
 				d.endTrial(now)
@@ -408,7 +428,9 @@ func (d *daemon) loop(ctx context.Context) error {
 		}
 		last = time.Now()
 		err := d.pass(last)
-		d.report(err)
+		if err != nil || !d.busy() { // else it is not known yet
+			d.report(err)
+		}
 		d.tell()
 		switch {
 		case err != nil:

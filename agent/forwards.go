@@ -10,19 +10,18 @@ import (
 	"multiroute/nat"
 )
 
-// endForwards ends the connections by port forwards that are not in the new
+// endForwards ends the connections by port forwards that have gone from the new
 // plan, or lead elsewhere there, or not for those sources or uplinks. A
 // connection remembers where it was led to, so it would go on for as long as it
 // is used. Looking through all of them takes time in proportion to their
 // number, and is done only when port forwards have changed.
-func (d *daemon) endForwards(old, p plan.Plan) error {
-	gone := lacking(old.NAT.Forwards, p.NAT.Forwards)
+func (d *daemon) endForwards(t tracker, gone []nat.PortForward, old, p plan.Plan) error {
 	if len(gone) == 0 {
 		return nil
 	}
 	before, now := byPort(gone), byPort(p.NAT.Forwards)
 	var ended []conntrack.Entry
-	err := d.tracker.Each(conntrack.Filter{}, func(e conntrack.Entry) error {
+	err := t.Each(conntrack.Filter{}, func(e conntrack.Entry) error {
 		if e.Status&conntrack.StatusDstNAT == 0 {
 			return nil
 		}
@@ -35,7 +34,7 @@ func (d *daemon) endForwards(old, p plan.Plan) error {
 	if err != nil {
 		return fmt.Errorf("looking for connections of port forwards that have gone: %w", err)
 	}
-	n, err := d.tracker.DeleteAll(ended)
+	n, err := t.DeleteAll(ended)
 	if n > 0 {
 		d.Log.Info("ending the connections of port forwards that have gone or lead elsewhere now", "connections", n)
 	}

@@ -57,13 +57,19 @@ func lostAddress(before []ownAddress, p plan.Plan, facts routes.Facts) (now []ow
 // sweepIfLost sweeps at the start, and when a usable uplink has lost an address.
 func (d *daemon) sweepIfLost(p plan.Plan, facts routes.Facts) error {
 	now, lost := lostAddress(d.swept, p, facts)
-	if lost {
-		if err := d.sweep(p, facts); err != nil {
-			return err
-		}
+	swept := func() { d.swept = now }
+	switch {
+	case !lost:
+		swept()
+		return nil
+	case d.busy():
+		return nil // the pass after that one does it
 	}
-	d.swept = now
-	return nil
+	inside, err := d.router.MainPrefixes()
+	if err != nil {
+		return err
+	}
+	return d.later(false, p, func(t tracker) error { return d.sweep(t, p, facts, inside) }, swept)
 }
 
 // sweep deletes the connections of usable uplinks whose answers can come no
@@ -71,11 +77,7 @@ func (d *daemon) sweepIfLost(p plan.Plan, facts routes.Facts) error {
 // of several of an uplink, which went without any other change, or one that
 // changed while no agent was there to see it. An uplink that is down keeps its
 // connections: it may return with their address.
-func (d *daemon) sweep(p plan.Plan, facts routes.Facts) error {
-	inside, err := d.router.MainPrefixes()
-	if err != nil {
-		return err
-	}
+func (d *daemon) sweep(t tracker, p plan.Plan, facts routes.Facts, inside []netip.Prefix) error {
 	own := make(map[netip.Addr]bool, len(facts.Addrs))
 	for _, a := range facts.Addrs {
 		own[a.Prefix.Addr()] = true
@@ -85,7 +87,7 @@ func (d *daemon) sweep(p plan.Plan, facts routes.Facts) error {
 		usable[u.Mark] = u
 	}
 	var gone []conntrack.Entry
-	err = d.tracker.Each(conntrack.Filter{}, func(e conntrack.Entry) error {
+	err := t.Each(conntrack.Filter{}, func(e conntrack.Entry) error {
 		u, ok := usable[e.Mark&p.NAT.Mask]
 		if ok && u.Leg(routes.Family(e.Family)).Usable && !translated(e, u) && unanswerable(e, own, inside, p.NAT.Routed) {
 			gone = append(gone, e)
@@ -95,7 +97,7 @@ func (d *daemon) sweep(p plan.Plan, facts routes.Facts) error {
 	if err != nil {
 		return fmt.Errorf("looking for connections of addresses that have gone: %w", err)
 	}
-	n, err := d.tracker.DeleteAll(gone)
+	n, err := t.DeleteAll(gone)
 	if n > 0 {
 		d.Log.Info("ending the connections of addresses that the router does not have any more", "connections", n)
 	}

@@ -50,7 +50,7 @@ func TestSweep(t *testing.T) {
 				r.k.inside = append(r.k.inside, netip.MustParsePrefix(p))
 			}
 			r.k.entries = []conntrack.Entry{tt.e}
-			if err := r.sweep(r.plan, r.k.facts); err != nil {
+			if err := r.sweep(r.k, r.plan, r.k.facts, r.k.inside); err != nil {
 				t.Fatal(err)
 			}
 			if gone := len(r.k.ended) == 1 && r.k.ended[0] == tt.e; gone != tt.gone || len(r.k.bound) > 0 {
@@ -68,7 +68,7 @@ func TestSweepSparesTheDown(t *testing.T) {
 	p := r.plan
 	p.Uplinks = slices.Clone(p.Uplinks)
 	p.Uplinks[0].V4.Usable, p.Uplinks[0].State = false, plan.Down
-	if err := r.sweep(p, r.k.facts); err != nil || len(r.k.ended) > 0 {
+	if err := r.sweep(r.k, p, r.k.facts, r.k.inside); err != nil || len(r.k.ended) > 0 {
 		t.Errorf("deleted %v, %v", r.k.ended, err)
 	}
 }
@@ -104,7 +104,7 @@ func TestSweepPrefixes(t *testing.T) {
 			r.k.inside = []netip.Prefix{netip.MustParsePrefix("fd00:1::/64"), netip.MustParsePrefix("2001:db8:1:9::/64")}
 			tt.e.Family = uint8(routes.IPv6)
 			r.k.entries = []conntrack.Entry{tt.e}
-			if err := r.sweep(p, r.k.facts); err != nil {
+			if err := r.sweep(r.k, p, r.k.facts, r.k.inside); err != nil {
 				t.Fatal(err)
 			}
 			if gone := len(r.k.ended) == 1; gone != tt.gone {
@@ -126,8 +126,8 @@ func TestSweepFails(t *testing.T) {
 	for n := 1; n <= 3; n++ {
 		r := started(t, twoUplinks)
 		r.k.entries = []conntrack.Entry{entry("192.168.0.5", "9.9.9.9", "192.0.2.8", conntrack.StatusSrcNAT, markA)}
-		r.k.failAt = n
-		if err := r.sweep(r.plan, r.k.facts); err == nil || len(r.k.ended) > 0 {
+		r.swept, r.k.failAt = nil, n
+		if err := r.sweepIfLost(r.plan, r.k.facts); err == nil || r.swept != nil || len(r.k.ended) > 0 {
 			t.Errorf("call %d failed: error %v, deleted %v", n, err, r.k.ended)
 		}
 	}

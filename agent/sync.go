@@ -73,6 +73,11 @@ func (d *daemon) try(now time.Time) error {
 // converge compares once and writes what differs. It reports whether it wrote.
 func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	p := d.makePlan(now, facts)
+	if d.returnsEarly(p) {
+		if err := d.wait(); err != nil {
+			return false, err
+		}
+	}
 	rules := d.compiler.Compile(p.NAT)
 	state, err := d.table.Read()
 	if err != nil {
@@ -109,7 +114,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	}
 	if state.Satisfies(rules) && len(ops) == 0 && len(wrong) == 0 {
 		// What a failure, or the end of a predecessor, kept from being done.
-		if err := d.end(nil, p); err != nil {
+		if err := d.end(nil, p, false); err != nil {
 			return false, err
 		}
 		if err := d.adopt(p); err != nil {
@@ -169,8 +174,12 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	if err := d.sysctl.Apply(wrong); err != nil {
 		return true, errors.Join(owed, err)
 	}
-	if err := d.end(leaving, p); err != nil {
+	if err := d.end(leaving, p, twice); err != nil {
 		return true, errors.Join(owed, err)
+	}
+	if d.busy() && len(staged.Last) > 0 { // connections come first: the pass after that one goes on
+		d.applied = true
+		return false, owed
 	}
 	if err := d.router.Apply(staged.Last); err != nil {
 		d.owing = true
@@ -251,35 +260,51 @@ func keeping(state nat.State, want nat.Spec) (nat.Spec, bool) {
 }
 
 // end deletes the connections that cannot go on since the last plan for which
-// that succeeded. Routes lead elsewhere by now.
-func (d *daemon) end(leaving []nat.Uplink, p plan.Plan) error {
-	ends := plan.Ended(d.settled, p)
+// that succeeded. Routes lead elsewhere by now. With together they are gone when
+// it returns, because something else has to wait for that.
+func (d *daemon) end(leaving []nat.Uplink, p plan.Plan, together bool) error {
+	if together || d.together() {
+		if err := d.wait(); err != nil {
+			return err
+		}
+	} else if d.busy() {
+		return nil // the pass after that one does it
+	}
+	old := d.settled
+	ends, gone := plan.Ended(old, p), lacking(old.NAT.Forwards, p.NAT.Forwards)
 	for _, u := range leaving {
 		if e := (plan.End{Mark: u.Mark}); u.Mark != 0 && !slices.Contains(ends, e) {
 			ends = append(ends, e)
 		}
 	}
 	slices.SortFunc(ends, func(a, b plan.End) int { return cmp.Or(cmp.Compare(a.Mark, b.Mark), cmp.Compare(a.Family, b.Family)) })
-	var errs []error
 	for _, e := range ends {
-		if e.Outgoing {
-			d.Log.Info("moving the connections of an uplink that stood in for a better one", "mark", fmt.Sprintf("%#x", e.Mark), "family", e.Family.Name())
-			errs = append(errs, d.tracker.DeleteOutgoing(e.Mark, p.NAT.Mask, uint8(e.Family)))
-			continue
+		mark := fmt.Sprintf("%#x", e.Mark)
+		switch {
+		case e.Outgoing:
+			d.Log.Info("moving the connections of an uplink that stood in for a better one", "mark", mark, "family", e.Family.Name())
+		case e.Family == 0:
+			d.Log.Info("ending the connections of an uplink that cannot carry them any more", "mark", mark)
+		default:
+			d.Log.Info("ending the connections of an uplink that cannot carry this family any more", "mark", mark, "family", e.Family.Name())
 		}
-		if e.Family == 0 {
-			d.Log.Info("ending the connections of an uplink that cannot carry them any more", "mark", fmt.Sprintf("%#x", e.Mark))
-		} else {
-			d.Log.Info("ending the connections of an uplink that cannot carry this family any more", "mark", fmt.Sprintf("%#x", e.Mark), "family", e.Family.Name())
+	}
+	settled := func() { d.settled = plan.Settled(old, p) }
+	if len(ends) == 0 && len(gone) == 0 {
+		settled()
+		return nil
+	}
+	return d.later(together, p, func(t tracker) error {
+		var errs []error
+		for _, e := range ends {
+			if e.Outgoing {
+				errs = append(errs, t.DeleteOutgoing(e.Mark, p.NAT.Mask, uint8(e.Family)))
+			} else {
+				errs = append(errs, t.DeleteByMark(e.Mark, p.NAT.Mask, uint8(e.Family)))
+			}
 		}
-		errs = append(errs, d.tracker.DeleteByMark(e.Mark, p.NAT.Mask, uint8(e.Family)))
-	}
-	errs = append(errs, d.endForwards(d.settled, p))
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	d.settled = plan.Settled(d.settled, p)
-	return nil
+		return errors.Join(append(errs, d.endForwards(t, gone, old, p))...)
+	}, settled)
 }
 
 // mend decides about what is missing in the kernel although it was there and
