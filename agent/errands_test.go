@@ -26,8 +26,6 @@ func (s *slow) DeleteByMark(mark, _ uint32, _ uint8) error {
 	return <-s.answer
 }
 
-const markC = 0x03000000
-
 // working runs the loop of a started daemon with three uplinks and a worker.
 func working(t *testing.T, f func(*rig, *slow)) {
 	t.Helper()
