@@ -2,6 +2,7 @@ package agent
 
 import (
 	"slices"
+	"time"
 
 	"multiroute/agent/plan"
 	"multiroute/routes"
@@ -17,6 +18,11 @@ type errands struct {
 	then    func()                   // what the owner does when the job has succeeded; nil: there is none
 	plan    plan.Plan                // in force when it began
 }
+
+// handover is how long the owner waits for the worker, which is enough where
+// there are few connections: on a busy computer, going on at once would keep the
+// worker from the CPU.
+const handover = gap
 
 func newErrands() *errands {
 	return &errands{jobs: make(chan func(tracker) error, 1), results: make(chan error, 1)}
@@ -67,7 +73,12 @@ func (d *daemon) later(together bool, p plan.Plan, job func(tracker) error, then
 	}
 	d.errands.then, d.errands.plan = then, p
 	d.errands.jobs <- job
-	return nil
+	select {
+	case err := <-d.errands.results:
+		return d.finished(err)
+	case <-time.After(handover):
+		return nil
+	}
 }
 
 // returnsEarly reports whether an uplink is usable in p that was not when the

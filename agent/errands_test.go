@@ -45,7 +45,7 @@ func working(t *testing.T, f func(*rig, *slow)) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- r.loop(ctx) }()
-		r.after(2 * gap)
+		r.after(4 * gap)
 		r.forget()
 		f(r, s)
 		r.k.meet()
@@ -69,7 +69,7 @@ func (r *rig) carried(hops int) bool {
 func (r *rig) cable(name string, on bool) {
 	r.carrier(name, on)
 	r.changed()
-	r.after(2 * gap)
+	r.after(4 * gap)
 }
 
 // While connections of one uplink are deleted, however long that takes, another
@@ -92,9 +92,9 @@ func TestFailoverWhileDeleting(t *testing.T) {
 			t.Error("settled, or the rules for its address removed, before the connections were gone")
 		}
 		s.answer <- nil
-		r.after(2 * gap)
+		r.after(4 * gap)
 		s.answer <- nil
-		r.after(2 * gap)
+		r.after(4 * gap)
 		if !slices.Equal(s.asked, []uint32{markA, markB}) || r.busy() || r.settled.Uplinks[1].Usable() || from() {
 			t.Errorf("asked for %#x, busy %v; rules and routes\n%s", s.asked, r.busy(), r.k.have)
 		}
@@ -135,7 +135,7 @@ func TestReturnWhileDeleting(t *testing.T) {
 			t.Errorf("used too early:\n%s", r.k.have)
 		}
 		s.answer <- nil
-		r.after(2 * gap)
+		r.after(4 * gap)
 		if !r.carried(3) || r.busy() {
 			t.Errorf("not used again:\n%s", r.k.have)
 		}
@@ -159,7 +159,7 @@ func TestDisableWhileDeleting(t *testing.T) {
 		if err := <-asked; err != nil {
 			t.Error(err)
 		}
-		r.after(2 * gap)
+		r.after(4 * gap)
 		if !slices.Equal(r.k.deleted, []uint32{markB}) || !r.carried(1) {
 			t.Errorf("deleted %#x", r.k.deleted)
 		}
