@@ -57,9 +57,9 @@ func working(t *testing.T, f func(*rig, *slow)) {
 	})
 }
 
-// carried reports whether the default policy's route in the kernel has as many
+// spreadOver reports whether the default policy's route in the kernel has as many
 // next hops.
-func (r *rig) carried(hops int) bool {
+func (r *rig) spreadOver(hops int) bool {
 	return slices.ContainsFunc(r.k.have.Routes, func(o routes.Route) bool {
 		return o.Table == r.plan.Policies[0].Table && len(o.Nexthops) == hops
 	})
@@ -78,11 +78,11 @@ func TestFailoverWhileDeleting(t *testing.T) {
 	t.Parallel()
 	working(t, func(r *rig, s *slow) {
 		r.cable("eth1", false)
-		if !slices.Equal(s.asked, []uint32{markA}) || !r.carried(2) {
+		if !slices.Equal(s.asked, []uint32{markA}) || !r.spreadOver(2) {
 			t.Fatalf("asked for %#x, routes\n%s", s.asked, r.k.have)
 		}
 		r.cable("eth2", false)
-		if !slices.Equal(s.asked, []uint32{markA}) || !r.carried(1) {
+		if !slices.Equal(s.asked, []uint32{markA}) || !r.spreadOver(1) {
 			t.Errorf("the second failover waits: asked for %#x, routes\n%s", s.asked, r.k.have)
 		}
 		from := func() bool {
@@ -131,12 +131,12 @@ func TestReturnWhileDeleting(t *testing.T) {
 	working(t, func(r *rig, s *slow) {
 		r.cable("eth1", false)
 		r.cable("eth1", true)
-		if !r.carried(2) || r.carried(3) {
+		if !r.spreadOver(2) || r.spreadOver(3) {
 			t.Errorf("used too early:\n%s", r.k.have)
 		}
 		s.answer <- nil
 		r.after(4 * gap)
-		if !r.carried(3) || r.busy() {
+		if !r.spreadOver(3) || r.busy() {
 			t.Errorf("not used again:\n%s", r.k.have)
 		}
 	})
@@ -160,7 +160,7 @@ func TestDisableWhileDeleting(t *testing.T) {
 			t.Error(err)
 		}
 		r.after(4 * gap)
-		if !slices.Equal(r.k.deleted, []uint32{markB}) || !r.carried(1) {
+		if !slices.Equal(r.k.deleted, []uint32{markB}) || !r.spreadOver(1) {
 			t.Errorf("deleted %#x", r.k.deleted)
 		}
 	})
