@@ -141,7 +141,10 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	spec, keeps := keeping(state, p.NAT)
 	spec.Uplinks = append(spec.Uplinks, leaving...)
 	twice := keeps || len(leaving) > 0
-	if !state.Satisfies(rules) {
+	// Who is remembered on which uplink follows the routes: a client who is sent
+	// to the policy's table before would meet the uplink that has gone.
+	late := state.StickyOnly(rules)
+	if !state.Satisfies(rules) && !late {
 		during := rules
 		if twice {
 			during = d.compiler.Compile(spec)
@@ -167,6 +170,13 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		return true, errors.Join(owed, err)
 	}
 	d.events.routed(time.Now())
+	if late {
+		d.writes.NFTables++
+		if err := d.table.Write(state, rules); err != nil {
+			d.owing = true
+			return true, errors.Join(owed, err)
+		}
+	}
 	d.writes.Sysctls += uint64(len(wrong))
 	for _, w := range wrong {
 		d.Log.Info("setting a sysctl", "key", w.Key, "was", w.Have, "now", w.Value)

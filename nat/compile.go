@@ -28,8 +28,8 @@ func compile(s Spec, policyRules func([]PolicyRule, []Policy) chosen) Ruleset {
 		c.chosen = policyRules(s.Rules, s.Policies)
 		c.rules.Sets = slices.Clip(c.chosen.sets)
 	}
-	if len(c.chosen.clients) > 0 {
-		c.chain(Chain{Name: rulesChain, Rules: c.chosen.clients})
+	if rules := c.clientRules(); len(rules) > 0 {
+		c.chain(Chain{Name: rulesChain, Rules: rules})
 		c.clients = Verdict{Goto, rulesChain}
 	}
 	c.classify()
@@ -46,7 +46,7 @@ func compile(s Spec, policyRules func([]PolicyRule, []Policy) chosen) Ruleset {
 		c.chain(Chain{Name: u.chain(leaveChain), Rules: c.leave(u)})
 	}
 	for _, p := range s.Policies {
-		c.chain(Chain{Name: p.chain(), Rules: []Rule{{SetMark{Mask: s.Mask, Value: p.Mark}}}})
+		c.chain(Chain{Name: p.chain(), Rules: append(c.recall(p), Rule{SetMark{Mask: s.Mask, Value: p.Mark}})})
 		if slices.ContainsFunc(s.Rules, func(r PolicyRule) bool { return r.Local && r.Policy == p.Mark }) {
 			c.local(p)
 		}
@@ -82,6 +82,18 @@ type compiler struct {
 
 // rulesChain is where PolicyRules choose clients' policies.
 const rulesChain = "rules"
+
+// clientRules choose clients' policies. What none matches needs the default
+// policy's mark only where that remembers clients.
+func (c *compiler) clientRules() []Rule {
+	if len(c.Policies) == 0 {
+		return c.chosen.clients
+	}
+	if _, ok := c.sticks(c.Policies[0]); !ok {
+		return c.chosen.clients
+	}
+	return append(slices.Clip(c.chosen.clients), Rule{Verdict{Goto, c.Policies[0].chain()}})
+}
 
 func (c *compiler) chain(ch Chain) { c.rules.Chains = append(c.rules.Chains, ch) }
 
@@ -542,6 +554,7 @@ func (c *compiler) leave(u Uplink) []Rule {
 	if u.Mark != 0 {
 		rules = append(rules, Rule{Match{Field: ConnMark, Mask: c.Mask, Values: []Value{mark(0)}}, SetMark{Conn: true, Mask: c.Mask, Value: u.Mark}})
 	}
+	rules = append(rules, c.remember(u)...)
 	rules = append(rules, c.translations(u)...)
 	return append(rules, Rule{Verdict{Goto, "masquerading"}})
 }

@@ -36,6 +36,9 @@ type Spec struct {
 	// Rules send new connections to policies; the first that matches wins. What
 	// none matches gets no mark: the default policy.
 	Rules []PolicyRule
+	// Sticky are the policies whose clients stay where they are.
+	Sticky []Sticky
+	Pinned []netip.Prefix // destinations that have an uplink of their own, whatever the policy; needed with Sticky
 	// Refused are the policies that nobody carries now: the router's own new TCP
 	// connections that Rules give to them are reset at once. Others learn it from
 	// routing; their program's packets of TCP alone do not (tcp_connect,

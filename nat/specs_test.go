@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 const testMask = 0xff000000
@@ -125,6 +126,19 @@ func prefixSpec(s Spec) Spec {
 	})
 }
 
+// sticky has a default policy by source, and one of rules by pairs whose first
+// tier is in use.
+func sticky() Spec {
+	s := ruleSpec(PolicyRule{Name: "web", Ports: []PortRange{{443, 443}}, Policy: markOf(10)}, PolicyRule{Name: "plain", Protocols: []uint8{47}, Policy: markOf(11)},
+		PolicyRule{Name: "own", Local: true, UIDs: []uint32{7}, Policy: markOf(10)})
+	s.Sticky = []Sticky{
+		{Policy: markOf(9), Timeout: 10 * time.Minute, Uplinks: []int{1, 2}, Members4: []int{1, 2}, Members6: []int{1, 2}},
+		{Policy: markOf(10), Pairs: true, Timeout: time.Hour, Uplinks: []int{1, 2}, Members4: []int{1}, Members6: []int{2}},
+	}
+	s.Pinned = nets("192.0.2.53/32", "10.0.0.0/8", "10.1.0.0/16", "2001:db8:53::/48")
+	return s
+}
+
 func situations() []situation {
 	return []situation{
 		{"empty", Spec{Mask: testMask}},
@@ -203,6 +217,14 @@ func situations() []situation {
 		{"counted", changed(threeOnOne(), func(s *Spec) { s.Uplinks[0].Counted, s.Uplinks[2].Counted = true, true })},
 		{"counted-other", changed(threeOnOne(), func(s *Spec) { s.Uplinks[0].Counted, s.Uplinks[1].Counted = true, true })},
 		{"counted-server", changed(server(), func(s *Spec) { s.Uplinks[0].Counted, s.Uplinks[1].Counted = true, true })},
+		{"sticky", sticky()},
+		{"sticky-three-on-one", changed(threeOnOne(), func(s *Spec) {
+			s.Sticky = []Sticky{{Policy: markOf(9), Timeout: 10 * time.Minute, Uplinks: []int{1, 2, 3}, Members4: []int{2, 3}, Members6: []int{1}}}
+			s.Pinned = nets("192.0.2.53/32")
+		})},
+		{"sticky-leaving", changed(sticky(), func(s *Spec) {
+			s.Uplinks = append(s.Uplinks, Uplink{Name: "dsl-old", ID: 1, Interface: "eth7", Leaving: true}, Uplink{Name: "gone", ID: 4, Mark: markOf(4), Interface: "eth8", Leaving: true})
+		})},
 		{"rules", ruleSpec(mixedRules()...)},
 		{"rules-lists", changed(ruleSpec(
 			PolicyRule{From: nets("192.168.0.20/32"), Policy: markOf(10)},

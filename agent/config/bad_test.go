@@ -235,10 +235,8 @@ policy-tiers-twice:6: policy.default.tiers: "dsl" is in the list twice: remove o
 policy-tiers:6: policy.default.tiers: an empty tier: name an uplink in it or remove it
 policy-tiers:6: policy.default.tiers: "dsl" is in two tiers: remove one`},
 	{"policy-unsupported", `
-policy-unsupported:7: policy.default.sticky: not supported yet: keeping a client on one uplink comes in a later version; write "connection" or remove this key
-policy-unsupported:8: policy.default.sticky_timeout: not supported yet: keeping a client on one uplink comes in a later version; remove this key
-policy-unsupported:9: policy.default.fallback: is this very policy: write "reject"
-policy-unsupported:11: policy.voice.weights.lte: no uplink is called "lte": known are "dsl", "cable"`},
+policy-unsupported:7: policy.default.fallback: is this very policy: write "reject"
+policy-unsupported:9: policy.voice.weights.lte: no uplink is called "lte": known are "dsl", "cable"`},
 	{"policy-values", `
 policy-values:6: policy.default.balance: "random" is unknown: write "weight", "capacity" or "latency"
 policy-values:7: policy.default.sticky: is true, wants "connection", "source" or "source-destination"

@@ -16,8 +16,6 @@ const removeKey = "remove this key"
 
 // unsupported lists everything without behaviour.
 var unsupported = []gap{
-	{"policy.*.sticky", false, is("connection"), "keeping a client on one uplink comes", `write "connection" or remove this key`},
-	{"policy.*.sticky_timeout", false, nil, "keeping a client on one uplink comes", removeKey},
 
 	{"hooks.on_change", false, emptyList, "hooks come", "write [] or remove this key"},
 	{"hooks.hook_timeout", false, nil, "hooks come", removeKey},

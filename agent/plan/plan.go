@@ -177,6 +177,7 @@ func Make(in Input) Plan {
 	m.rules()
 	m.domains()
 	m.servers()
+	m.sticky()
 	m.sysctls()
 	m.warnings()
 	return m.Plan
