@@ -65,6 +65,7 @@ type explainer struct {
 	walk    *nat.Walk
 	packet  nat.Packet
 	policy  *plan.Policy // that routing looks at; nil: none
+	stays   *plan.Policy // that remembers the client, who gets its uplink's mark; nil: none
 	unsure  bool         // several may get it, and the kernel does not tell which one
 }
 
@@ -237,6 +238,7 @@ func (e *explainer) arrival() error {
 func (e *explainer) chosen() {
 	mark := e.walk.Mark()
 	e.policy = e.policyByMark(mark)
+	stuck := e.uplinkByMark(mark)
 	consulted := slices.ContainsFunc(e.walk.Trace(), func(step string) bool {
 		return strings.HasSuffix(step, "goto rules") || strings.HasSuffix(step, "goto rules-local")
 	})
@@ -246,7 +248,9 @@ func (e *explainer) chosen() {
 	i := slices.IndexFunc(e.plan.NAT.Rules, func(r nat.PolicyRule) bool { return r.Matches(e.packet, e.holds) })
 	if i < 0 {
 		e.say("No rule matches.")
-		if e.policy != nil && e.policy.Name != "default" {
+		if stuck != nil {
+			e.remembered(&e.plan.Policies[0], stuck)
+		} else if e.policy != nil && e.policy.Name != "default" {
 			e.differs("The compiled rules chose policy %s all the same.", e.policy.Name)
 		}
 		return
@@ -264,7 +268,9 @@ func (e *explainer) chosen() {
 	default:
 		e.say("Rule %q matches: policy %s.", rule.Name, wanted.Name)
 	}
-	if mark != rule.Policy {
+	if stuck != nil {
+		e.remembered(wanted, stuck)
+	} else if mark != rule.Policy {
 		e.differs("The compiled rules gave it another mark, %#x.", mark)
 	}
 }
@@ -330,6 +336,8 @@ func (e *explainer) candidates(way routes.Way) {
 	e.out.Policy, e.out.Table = nil, nil
 	if p := e.policyOf(way); p != nil && !p.Implied {
 		e.out.Policy = &p.Name
+	} else if e.stays != nil && way.Table != routes.TableMain {
+		e.out.Policy = &e.stays.Name
 	}
 	e.out.Candidates = e.out.Candidates[:0]
 	for _, hop := range way.Nexthops {

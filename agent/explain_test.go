@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -134,6 +135,43 @@ func TestExplain(t *testing.T) {
 		got, err := fresh.explain(r)
 		if err != nil || summary(got) != c.want || !slices.ContainsFunc(got.Why, func(s string) bool { return strings.Contains(s, c.why) }) {
 			t.Errorf("%+v\ngot  %s, %v\nwant %s\nwhy %q, wanted %q", c, summary(got), err, c.want, got.Why, c.why)
+		}
+	}
+}
+
+// TestExplainSticky: a client whom the kernel remembers stays where it is.
+func TestExplainSticky(t *testing.T) {
+	for _, c := range []struct {
+		name, kind, from, to string
+		set                  string // the set that remembers
+		want, why            string
+	}{
+		{"remembered", "source", "192.168.0.5", "9.9.9.9:80", "sticky-3-1-source4", "rule -, policy default, [a 1], uplink a by eth1 as 192.0.2.9, table 20001, agrees true",
+			"Policy default keeps this client on uplink a, where it was last: it began a connection there within 10m0s."},
+		{"a pair", "source-destination", "192.168.0.5", "9.9.9.9:80", "sticky-3-1-pair4", "rule -, policy default, [a 1], uplink a by eth1 as 192.0.2.9, table 20001, agrees true",
+			"Policy default keeps this client with this destination on uplink a"},
+		{"nobody", "source", "192.168.0.5", "9.9.9.9:80", "", "rule -, policy default, [a 3 b 1], uplink b by eth2 as 198.51.100.9, table 20003, agrees true", "No rule matches."},
+		{"another destination of its own", "source", "192.168.0.5", "203.0.113.9:80", "sticky-3-2-source4", "rule -, policy -, [a 1], uplink a by eth1 as 192.0.2.9, table 20000, agrees true", "No rule matches."},
+		{"in the LAN", "source", "192.168.0.5", "192.168.0.6:80", "sticky-3-2-source4", "rule -, policy -, [], uplink - by eth0 as 192.168.0.5, table 254, agrees true", "No rule matches."},
+	} {
+		r := started(t, explainConfig+"[policy.default]\nsticky = \""+c.kind+"\"\n")
+		e := &explainer{plan: r.plan, rules: r.ruleset, facts: r.k.facts, main: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")}}
+		e.lookup = obedient(e)
+		e.has = func(d nat.Dynamic, key string) (bool, error) {
+			return d.Name == c.set && key == d.Key(netip.MustParseAddr(c.from), netip.MustParseAddrPort(c.to).Addr()), nil
+		}
+		request, err := api.ParseExplain(c.from, c.to, "", "", "", "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := e.explain(request)
+		if err != nil || summary(got) != c.want || !slices.ContainsFunc(got.Why, func(s string) bool { return strings.Contains(s, c.why) }) {
+			t.Errorf("%s:\ngot  %s, %v\nwant %s\nwhy %q, wanted %q", c.name, summary(got), err, c.want, got.Why, c.why)
+		}
+		e.has = func(nat.Dynamic, string) (bool, error) { return false, errors.New("no answer") }
+		pinned := strings.HasPrefix(c.to, "203.")
+		if got, err := e.explain(request); err != nil || got.Agrees && !pinned {
+			t.Errorf("%s: the kernel does not answer, and nobody says so: %v", c.name, err)
 		}
 	}
 }

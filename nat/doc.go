@@ -37,5 +37,12 @@
 // what is in them (Set). So a thousand rules of one shape cost a packet what one
 // costs, and what stays the same is neither read nor written again.
 //
+// # Memory
+//
+// A policy whose clients stay where they are has a dynamic set for each of its
+// uplinks (Sticky): packets put themselves into it where they leave, and are
+// looked up where their policy is chosen. What is in dynamic sets is nobody's to
+// write: rules come and go around them.
+//
 // Only kernel_linux.go touches the kernel.
 package nat

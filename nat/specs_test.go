@@ -220,6 +220,7 @@ func situations() []situation {
 		{"sticky", sticky()},
 		{"sticky-three-on-one", changed(threeOnOne(), func(s *Spec) {
 			s.Sticky = []Sticky{{Policy: markOf(9), Timeout: 10 * time.Minute, Uplinks: []int{1, 2, 3}, Members4: []int{2, 3}, Members6: []int{1}}}
+			s.Uplinks[1].NoIPv6 = true
 			s.Pinned = nets("192.0.2.53/32")
 		})},
 		{"sticky-leaving", changed(sticky(), func(s *Spec) {

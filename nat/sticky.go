@@ -98,7 +98,7 @@ func (c *compiler) recall(p Policy) []Rule {
 		var hits []Rule
 		for _, id := range y.Uplinks {
 			u, ok := c.bindable(id)
-			if !ok {
+			if !ok || v6 && u.NoIPv6 {
 				continue
 			}
 			set := y.remembers(p, id, v6)
@@ -140,6 +140,9 @@ func (c *compiler) remember(u Uplink) []Rule {
 			continue
 		}
 		for _, v6 := range []bool{false, true} {
+			if v6 && u.NoIPv6 {
+				continue
+			}
 			rule := Rule{Match{Field: PacketMark, Mask: c.Mask, Values: []Value{mark(p.Mark)}}, Match{Field: SourceType, Op: IsNot, Values: []Value{local}}}
 			if values := prefixes(family(c.Pinned, v6)); len(values) > 0 {
 				rule = append(rule, Match{Field: destination(v6), Op: IsNot, Values: values})

@@ -12,7 +12,7 @@ type Policy struct {
 	Weights       map[string]int // by uplink name; overrides Uplink.Weight
 	Balance       Balance
 	Sticky        Sticky
-	StickyTimeout time.Duration // how long a client without traffic is remembered; 0 with StickyConnection
+	StickyTimeout time.Duration // how long a client who begins no connections is remembered; 0 with StickyConnection
 	Failback      Failback
 	Fallback      FallbackMode
 }

@@ -16,7 +16,6 @@ const removeKey = "remove this key"
 
 // unsupported lists everything without behaviour.
 var unsupported = []gap{
-
 	{"hooks.on_change", false, emptyList, "hooks come", "write [] or remove this key"},
 	{"hooks.hook_timeout", false, nil, "hooks come", removeKey},
 }
