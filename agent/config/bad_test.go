@@ -150,9 +150,6 @@ health-values:17: health.targets6: "192.0.2.1" is an IPv4 address: write it in t
 health-values:18: health.down_after: 0 is out of range: write a whole number from 1 to 1000
 health-values:19: health.degraded_loss: 101 is out of range: write a whole number from 0 to 100
 health-values:20: health.profile: "quick" is unknown: write "normal", "fast" or "metered"`},
-	{"hooks-unsupported", `
-hooks-unsupported:4: hooks.on_change: not supported yet: hooks come in a later version; write [] or remove this key
-hooks-unsupported:5: hooks.hook_timeout: not supported yet: hooks come in a later version; remove this key`},
 	{"hooks", `
 hooks:4: hooks.on_change: "notify" is not an absolute path: begin with /
 hooks:5: hooks.hook_timeout: 10 has no unit: write "10s" for seconds or "10ms" for milliseconds`},
@@ -389,11 +386,7 @@ func TestBad(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var gaps []gap
-			if strings.HasSuffix(tt.name, "-unsupported") {
-				gaps = unsupported
-			}
-			cfg, err := parse([]source{{name: tt.name, text: text}}, gaps)
+			cfg, err := parse([]source{{name: tt.name, text: text}})
 			if cfg != nil || err == nil {
 				t.Fatalf("accepted: %+v", cfg)
 			}

@@ -14,6 +14,7 @@ import (
 func (r *reader) build(root *node, s *spec, whole bool) *Config {
 	cfg := &Config{
 		Router: buildRouter(s.children["router"], root.get("router")),
+		Hooks:  buildHooks(s.children["hooks"], root.get("hooks")),
 		API:    buildAPI(s.children["api"], root.get("api")),
 		Files:  r.files,
 	}
@@ -49,6 +50,10 @@ func buildRouter(s *spec, n *node) Router {
 		Guard:         value[bool](s, n, "guard"),
 		Routed:        orNil(value[[]netip.Prefix](s, n, "routed")),
 	}
+}
+
+func buildHooks(s *spec, n *node) Hooks {
+	return Hooks{OnChange: orNil(value[[]string](s, n, "on_change")), Timeout: value[time.Duration](s, n, "hook_timeout")}
 }
 
 func buildAPI(s *spec, n *node) API {

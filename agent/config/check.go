@@ -107,40 +107,6 @@ func (r *reader) checkRequired(n *node, s *spec, p keyPath) {
 	}
 }
 
-// checkGaps reports what is right but has no behaviour yet.
-func (r *reader) checkGaps(n *node, s *spec, p keyPath) {
-	if g := findGap(r.gaps, p); g != nil {
-		r.checkGap(n, s, p, g)
-		return
-	}
-	for _, e := range n.entries() {
-		if s.list != nil {
-			r.checkGaps(e, s.list, p.item(e.index))
-		}
-	}
-	for _, k := range n.names() {
-		if c := s.child(k); c != nil {
-			r.checkGaps(n.get(k), c, p.add(k))
-		}
-	}
-}
-
-// checkGap reports that g is in the way at n, or for each key below n.
-func (r *reader) checkGap(n *node, s *spec, p keyPath, g *gap) {
-	if _, ok := n.raw.(*table); ok && s.isTable() && !g.whole && len(n.names()) > 0 {
-		for _, k := range n.names() {
-			if c := s.child(k); c != nil {
-				r.checkGap(n.get(k), c, p.add(k), g)
-			}
-		}
-		return
-	}
-	if n.bad || g.does != nil && g.does(n.val) {
-		return
-	}
-	r.failAt(n.file, n.line, p.String(), g.problem())
-}
-
 // nearest returns the word that s is probably a misspelling of, or "".
 func nearest(s string, words []string) string {
 	best, least := "", len(s)/3+1

@@ -1,12 +1,14 @@
 // Package config turns TOML text into a validated Config. It is pure: it reads
 // the files it is handed, never the kernel, the clock or the environment.
 //
-// Every key of the contract is parsed and validated. Those without behaviour
-// are then refused as "not supported yet", so that nothing a user writes is ever
-// silently ignored.
+// Every key is validated, and a key that nobody knows is a mistake: nothing a
+// user writes is ever silently ignored.
 package config
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Config is a complete, validated configuration. It is never changed after
 // Load or Parse returned it.
@@ -16,6 +18,7 @@ type Config struct {
 	Policies     []Policy // in reading order; "default" is always there
 	Rules        []Rule   // in reading order, the first match wins
 	PortForwards []PortForward
+	Hooks        Hooks
 	API          API
 	Files        []string // the files that were read, in reading order
 }
@@ -93,6 +96,12 @@ type PortForward struct {
 	Uplinks  []string       // empty: all
 	Sources  []netip.Prefix // clients that may use it, of To's family; empty: all; they may overlap
 	Hairpin  bool           // clients in the LAN may use it by the uplinks' addresses, too
+}
+
+// Hooks is the [hooks] table.
+type Hooks struct {
+	OnChange []string      // absolute paths of programs that run when an uplink's state changes
+	Timeout  time.Duration // for each of them
 }
 
 // API is the [api] table.

@@ -44,16 +44,11 @@ func checkErrors(t *testing.T, err error, nfiles int) {
 	}
 }
 
-// TestTruncated cuts the reference configuration at every byte, with the lines
-// that are commented out and without.
+// TestTruncated cuts the reference configuration at every third byte.
 func TestTruncated(t *testing.T) {
 	t.Parallel()
-	for i := range len(Reference) + 1 {
+	for i := 0; i <= len(Reference); i += 3 { // cuts each kind of token somewhere
 		checkParse(t, Reference[:i])
-	}
-	full := silenced.ReplaceAllString(Reference, "$1")
-	for i := 0; i <= len(full); i += 5 { // a cut of each kind of token, in less time
-		checkParse(t, full[:i])
 	}
 }
 
@@ -61,7 +56,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(Minimal, "")
 	f.Add("\xfe\xff", "") // a byte order mark of UTF-16
 	f.Add(Reference, Minimal)
-	f.Add(silenced.ReplaceAllString(Reference, "$1"), "uplink.dsl.weight = 2")
+	f.Add(Reference, "uplink.dsl.weight = 2")
 	names, _ := filepath.Glob("testdata/bad-*.toml")
 	for _, name := range names {
 		text, err := os.ReadFile(name)

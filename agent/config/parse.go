@@ -24,7 +24,7 @@ func Parse(files []File) (*Config, error) {
 	for i, f := range files {
 		sources[i] = source{name: f.Name, text: f.Text}
 	}
-	return parse(sources, unsupported)
+	return parse(sources)
 }
 
 // source is a file, or why there is none.
@@ -37,7 +37,6 @@ type source struct {
 // reader collects what is wrong while a configuration is read.
 type reader struct {
 	files []string
-	gaps  []gap // what is refused because it has no behaviour
 	errs  []failure
 }
 
@@ -74,9 +73,9 @@ func (r *reader) err() error {
 
 // parse is the way from text to Config. Types and values are checked file by
 // file, so that a mistake is found even where a later file hides it; names,
-// missing keys and gaps are checked in what the files say together.
-func parse(sources []source, gaps []gap) (*Config, error) {
-	r := &reader{gaps: gaps}
+// missing keys are checked in what the files say together.
+func parse(sources []source) (*Config, error) {
+	r := &reader{}
 	for _, src := range sources {
 		r.files = append(r.files, src.name)
 	}
@@ -103,7 +102,6 @@ func parse(sources []source, gaps []gap) (*Config, error) {
 		r.checkNames(root)
 		r.checkRules(root)
 	}
-	r.checkGaps(root, s, nil)
 	cfg := r.build(root, s, whole)
 	if err := r.err(); err != nil {
 		return nil, err

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -45,7 +45,7 @@ func parseAll(texts ...string) (*Config, error) {
 	for _, f := range files(texts...) {
 		sources = append(sources, source{name: f.Name, text: f.Text})
 	}
-	return parse(sources, nil)
+	return parse(sources)
 }
 
 func files(texts ...string) []File {
@@ -75,6 +75,7 @@ func TestDefaults(t *testing.T) {
 		Router:   Router{MarkMask: 0xff000000, TableBase: 20000, RuleBase: 10000, ManageSysctls: true, Guard: true},
 		Uplinks:  []Uplink{{Name: "dsl", Interface: "eth1", Weight: 1, Enabled: true, Health: usual(), Pos: "a.toml:1"}},
 		Policies: []Policy{{Name: "default"}},
+		Hooks:    Hooks{Timeout: 10 * time.Second},
 		API:      API{Socket: "/run/multiroute/agent.sock", Group: "multiroute", HTTP: "127.0.0.1:9780"},
 		Files:    []string{"a.toml"},
 	}
@@ -197,6 +198,10 @@ protocol = "udp"
 port = 5353
 to = "[fd00::10]:53"
 
+[hooks]
+on_change = ["/usr/bin/notify"]
+hook_timeout = "30s"
+
 [api]
 socket = "/tmp/agent.sock"
 group = "root"
@@ -230,6 +235,7 @@ group = "root"
 			{Name: "dns", Protocol: 17, Ports: PortRange{53, 53}, To: addr("fd00::10"), ToPorts: PortRange{53, 53}, Hairpin: true},
 			{Name: "dns6", Protocol: 17, Ports: PortRange{5353, 5353}, To: addr("fd00::10"), ToPorts: PortRange{53, 53}, Hairpin: true},
 		},
+		Hooks: Hooks{OnChange: []string{"/usr/bin/notify"}, Timeout: 30 * time.Second},
 		API:   API{Socket: "/tmp/agent.sock", Group: "root", HTTP: "127.0.0.1:9780"},
 		Files: []string{"a.toml"},
 	}
@@ -300,11 +306,10 @@ cable = 4
 	}
 }
 
-// A drop-in may define an uplink in part before another names its interface,
-// and may replace a value that has no behaviour by one that has.
+// A drop-in may define an uplink in part before another names its interface.
 func TestMergeCompletes(t *testing.T) {
 	t.Parallel()
-	cfg := must(t, "[uplink.dsl]\nweight = 2\n[hooks]\non_change = ['/bin/true']\n", "[uplink.dsl]\ninterface = 'eth1'\n[hooks]\non_change = []\n")
+	cfg := must(t, "[uplink.dsl]\nweight = 2\n", "[uplink.dsl]\ninterface = 'eth1'\n")
 	if u := cfg.Uplink("dsl"); u.Weight != 2 || u.Interface != "eth1" {
 		t.Errorf("%+v", u)
 	}
@@ -323,8 +328,8 @@ a.toml:3: uplink.dsl.weight: is the string "x", wants a whole number from 1 to 2
 a.toml:1: a: wrong TOML: expected value but found '\n' instead: write text in quotes, a number, true, false, or a list in [ ]
 b.toml:2: uplink.dsl.wieght: unknown key: did you mean weight?
 c.toml:2: b: wrong TOML: Key 'b' has already been defined: remove one, or join them
-d.toml:1: hooks.on_change: not supported yet: hooks come in a later version; write [] or remove this key
-`, []string{"a = \n", "[uplink.dsl]\nwieght = 2\n", "b = 1\nb = 2\n", "hooks.on_change = ['/bin/true']\n"}},
+d.toml:1: hooks.on_change: "true" is not an absolute path: begin with /
+`, []string{"a = \n", "[uplink.dsl]\nwieght = 2\n", "b = 1\nb = 2\n", "hooks.on_change = ['true']\n"}},
 		{"conflicts name the other file", `
 b.toml:4: port_forward[1].name: "web" is the name of another one too, at a.toml:4: choose two different names
 b.toml:6: port_forward[1].port: port forward "web" at a.toml:6 takes this port too: choose another port, or give the two different uplinks
@@ -361,41 +366,14 @@ func TestMinimal(t *testing.T) {
 	}
 }
 
-// silenced finds the keys and headers of reference.toml that are commented out.
-var silenced = regexp.MustCompile(`(?m)^#([^ \n])`)
-
 // TestReference checks that reference.toml mentions every key of the contract
-// with its default: those with behaviour as they are, the others commented out,
-// marked, and well-formed.
+// with its default.
 func TestReference(t *testing.T) {
 	t.Parallel()
 	must(t, Reference)
 
-	full := silenced.ReplaceAllString(Reference, "$1")
-	_, err := Parse([]File{{"reference.toml", []byte(full)}})
-	var errs Errors
-	if !errors.As(err, &errs) {
-		t.Fatal(err)
-	}
-	refused := map[int]bool{}
-	for _, e := range errs {
-		if !strings.Contains(e.Problem, "not supported yet") {
-			t.Errorf("commented out, but wrong: %v", e)
-		}
-		refused[e.Line] = true
-	}
-	for i, line := range strings.Split(Reference, "\n") {
-		refused := refused[i+1]
-		if refused && !silenced.MatchString(line) {
-			t.Errorf("line %d has no behaviour and is not commented out: %s", i+1, line)
-		}
-		if silenced.MatchString(line) && !strings.Contains(strings.Join(strings.Fields(strings.ReplaceAll(before(Reference, i), "#", "")), " "), "ot supported yet") {
-			t.Errorf("line %d is not marked as unsupported: %s", i+1, line)
-		}
-	}
-
 	r := &reader{files: []string{"reference.toml"}}
-	root := r.decode(0, source{name: "reference.toml", text: []byte(full)})
+	root := r.decode(0, source{name: "reference.toml", text: []byte(Reference)})
 	r.check(root, contractSpec(), nil)
 	for _, k := range contract {
 		nodes := find(root, strings.Split(k.path, "."))
@@ -454,20 +432,6 @@ func find(n *node, parts []string) []*node {
 		found = find(n.get(parts[0]), parts[1:])
 	}
 	return found
-}
-
-// Each row of the table of gaps must be about something in the contract.
-func TestUnsupportedIsKnown(t *testing.T) {
-	t.Parallel()
-	for _, g := range unsupported {
-		known := false
-		for _, k := range contract {
-			known = known || k.path == g.path || strings.HasPrefix(k.path, g.path+".")
-		}
-		if !known {
-			t.Errorf("%s is not in the contract", g.path)
-		}
-	}
 }
 
 func TestErrors(t *testing.T) {

@@ -15,7 +15,7 @@ type Written struct{ sources []source }
 func Read(path string) Written { return Written{read(path)} }
 
 // Parse makes a Config of it, as Load does.
-func (w Written) Parse() (*Config, error) { return parse(w.sources, unsupported) }
+func (w Written) Parse() (*Config, error) { return parse(w.sources) }
 
 // Equal reports whether both are the same files with the same texts.
 func (w Written) Equal(o Written) bool {
