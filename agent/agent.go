@@ -18,6 +18,7 @@ import (
 	"multiroute/agent/api"
 	"multiroute/agent/balance"
 	"multiroute/agent/config"
+	"multiroute/agent/hooks"
 	"multiroute/agent/keep"
 	"multiroute/agent/notify"
 	"multiroute/agent/plan"
@@ -131,6 +132,8 @@ type daemon struct {
 	links     interfaces // what it counts
 	uncounted bool       // that failed the last time
 	events    events
+	announced uint64                    // the number of the newest event that announce told of
+	hooks     *hooks.Runner             // tells others
 	heard     atomic.Pointer[time.Time] // when changed was called, and no pass has begun since
 	noticed   time.Time                 // when what this pass is about began
 	seen      []routes.Link             // interfaces, as the newest pass saw them
@@ -139,8 +142,9 @@ type daemon struct {
 	shut      atomic.Pointer[string] // why there are no metrics and no status page although they are wanted; nil: there are
 
 	disabled   disabled
-	memoryFile string // where the next agent finds what it should know; "": nowhere
-	remembered memory // what is in it
+	memoryFile string             // where the next agent finds what it should know; "": nowhere
+	remembered memory             // what is in it
+	inherited  map[string]lasting // the uplinks as a predecessor left them
 
 	names    namer
 	refill   bool   // sets of addresses may have been made anew since names were last told
@@ -271,6 +275,7 @@ func Run(ctx context.Context, o Options) error {
 	tasks.Go(func() error { return server.Serve(ctx, listener) })
 	d.errands = newErrands()
 	tasks.Go(func() error { d.errands.run(worker); return nil })
+	tasks.Go(func() error { return d.hooks.Run(ctx) })
 	tasks.Go(func() error { return d.loop(ctx) })
 	if err := tasks.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
@@ -285,7 +290,7 @@ func Run(ctx context.Context, o Options) error {
 func newDaemon(o Options, r router, t table, c tracker, s sysctl.Store) *daemon {
 	return &daemon{Options: o, service: o.Service, router: r, table: t, tracker: c, counter: c, sysctl: s, stop: func() {},
 		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{}, monitor: nobody{}, names: nobody{}, links: nothing{}, disabled: disabled{},
-		drift: drift{limiter: rate.NewLimiter(rate.Every(repairEvery), repairBurst)}}
+		hooks: hooks.New(o.Log), drift: drift{limiter: rate.NewLimiter(rate.Every(repairEvery), repairBurst)}}
 }
 
 // sysctlStore keeps first values beside the control socket.

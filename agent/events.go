@@ -54,6 +54,15 @@ func (l *events) routed(now time.Time) {
 	l.settled = l.count
 }
 
+// since returns what is newer than the event with that number, oldest first.
+func (l *events) since(id uint64) []api.Event {
+	i := slices.IndexFunc(l.newest, func(e api.Event) bool { return e.ID > id })
+	if i < 0 {
+		return nil
+	}
+	return slices.Clone(l.newest[i:])
+}
+
 // keep forgets the figures of uplinks that are not there any more.
 func (l *events) keep(uplinks map[string]uplinkState) {
 	maps.DeleteFunc(l.total, func(t web.Transition, _ uint64) bool { _, ok := uplinks[t.Uplink]; return !ok })

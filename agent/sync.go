@@ -56,6 +56,9 @@ func (d *daemon) pass(now time.Time) error {
 		}
 		d.remember()
 		if !wrote {
+			if !d.busy() {
+				d.announce(time.Now())
+			}
 			return nil
 		}
 	}

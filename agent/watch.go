@@ -141,7 +141,7 @@ func (d *daemon) watch(path string, counters *routes.Counters) (*health.Monitor,
 		Rand:     mathrand.Float64,
 		Memory:   kept.Legs,
 	})
-	d.monitor, d.memoryFile, d.remembered = monitor, path, kept
+	d.monitor, d.memoryFile, d.remembered, d.inherited = monitor, path, kept, kept.Uplinks
 	maps.Copy(d.disabled, kept.Disabled)
 	return monitor, nil
 }

@@ -1,0 +1,76 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"multiroute/agent/api"
+	"multiroute/agent/hooks"
+	"multiroute/agent/plan"
+)
+
+// announce tells of the changes that the kernel has caught up with: routes and
+// connections of an uplink that died are elsewhere by now. A line in the log has
+// all steps of a change, from the first doubt on; then the hooks run.
+func (d *daemon) announce(now time.Time) {
+	for _, e := range d.events.since(d.announced) {
+		d.announced = e.ID
+		after := func(t time.Time) time.Duration { return max(0, t.Sub(e.Noticed)) }
+		done := []any{"id", e.ID, "uplink", e.Uplink, "from", e.From, "to", e.To, "cause", e.Cause, "reason", e.Reason,
+			"noticed", e.Noticed.Format(time.RFC3339Nano), "decided_after", after(e.Time)}
+		if !e.Routed.IsZero() {
+			done = append(done, "routed_after", after(e.Routed))
+		}
+		d.Log.Info("uplink change done", append(done, "done_after", after(now))...)
+		if e.From == "" {
+			e.From = api.State(d.inherited[e.Uplink].State)
+		}
+		if i := uplinkIndex(d.plan, e.Uplink); i >= 0 && e.From != e.To {
+			d.hooks.Add(hooks.Job{Uplink: e.Uplink, Programs: d.cfg.Hooks.OnChange, Limit: d.cfg.Hooks.Timeout, Env: environment(e, d.plan.Uplinks[i])})
+		}
+	}
+}
+
+func uplinkIndex(p plan.Plan, name string) int {
+	for i, u := range p.Uplinks {
+		if u.Name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// environment is what hooks are told, as docs/how-it-works.md has it.
+func environment(e api.Event, u plan.Uplink) []string {
+	text := func(a netip.Addr) string {
+		if !a.IsValid() {
+			return ""
+		}
+		return a.String()
+	}
+	addresses := ""
+	for _, leg := range []plan.Leg{u.V4, u.V6} {
+		for _, a := range leg.Addresses {
+			if addresses != "" {
+				addresses += " "
+			}
+			addresses += a.String()
+		}
+	}
+	return []string{
+		"UPLINK=" + e.Uplink,
+		"STATE=" + string(e.To),
+		"PREVIOUS=" + string(e.From),
+		"REASON=" + e.Reason,
+		"CAUSE=" + string(e.Cause),
+		"TIME=" + e.Time.Format(time.RFC3339),
+		"EVENT=" + fmt.Sprint(e.ID),
+		"INTERFACE=" + u.Interface,
+		"ADDRESSES=" + addresses,
+		"GATEWAY=" + text(u.V4.Nexthop.Gateway),
+		"GATEWAY6=" + text(u.V6.Nexthop.Gateway),
+		"MARK=" + fmt.Sprintf("%#x", u.Mark),
+		"TABLE=" + fmt.Sprint(u.Table),
+	}
+}

@@ -1,0 +1,76 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"multiroute/agent/api"
+	"multiroute/test/lab"
+	"multiroute/test/rig"
+)
+
+// TestHooks: programs hear of every change in order, find the routes changed
+// already, and hold up nobody; a new agent does not tell again what the last one
+// told.
+func TestHooks(t *testing.T) {
+	t.Parallel()
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	script := func(name, text string) string {
+		path := filepath.Join(h.Folder, name)
+		must(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o700))
+		return path
+	}
+	told := filepath.Join(h.Folder, "told")
+	lines := func() []string {
+		b, _ := os.ReadFile(told)
+		return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
+	}
+	tell := script("tell", fmt.Sprintf(`echo "$UPLINK $PREVIOUS>$STATE $CAUSE $INTERFACE $ADDRESSES" >> %s`, told))
+	hang := script("hang", "sleep 1000")
+	h.start(ctx, rig.Config(h.Topology, nil)+fmt.Sprintf("\n[hooks]\non_change = [%q, %q]\nhook_timeout = \"1s\"\n", tell, hang))
+	a := h.Uplinks[0]
+	addresses := a.Address.Addr().String() + " " + a.Address6.Addr().String()
+	h.until(5*time.Second, "both uplinks at the start", func() bool { return len(lines()) == 2 })
+
+	for range 2 { // while the hooks of the change before hang
+		must(t, a.Carrier(false))
+		h.becomes(ctx, a, api.Down, time.Second)
+		must(t, a.Carrier(true))
+		h.becomes(ctx, a, api.Up, 5*time.Second)
+	}
+	h.until(20*time.Second, "all changes are told", func() bool { return len(lines()) == 6 })
+	var got []string
+	for _, line := range lines() {
+		if strings.HasPrefix(line, a.Name+" ") {
+			got = append(got, line)
+		}
+	}
+	for i, want := range []string{">up start", "up>down link", "down>up recovered", "up>down link", "down>up recovered"} {
+		if !strings.HasPrefix(got[i], a.Name+" "+want+" "+a.Interface+" ") {
+			t.Errorf("change %d: %q, want %q", i, got[i], want)
+		}
+	}
+	if !strings.HasSuffix(got[0], addresses) {
+		t.Errorf("addresses: %q, want %q", got[0], addresses)
+	}
+	if !strings.Contains(h.Log(), "uplink change done") || !strings.Contains(h.Log(), "took too long") {
+		t.Error("the log lacks the changes, or the hook that hangs")
+	}
+
+	if err := h.End(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	must(t, h.Run(ctx))
+	must(t, a.Carrier(false))
+	h.becomes(ctx, a, api.Down, time.Second)
+	h.until(5*time.Second, "the next change", func() bool { return len(lines()) > 6 })
+	if next := lines()[6]; !strings.HasPrefix(next, a.Name+" up>down link") || len(lines()) != 7 {
+		t.Errorf("after a restart: %q", lines()[6:])
+	}
+}
