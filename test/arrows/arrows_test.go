@@ -30,8 +30,8 @@ type pkg struct {
 // import. A name that ends in / stands for everything below it. What is not
 // listed may import nothing of ours.
 var may = map[string][]string{
-	"cmd/agent":     {"agent", "agent/api", "agent/config", "agent/notify"},
-	"agent":         {"agent/api", "agent/balance", "agent/config", "agent/dns", "agent/domains", "agent/health", "agent/keep", "agent/notify", "agent/plan", "agent/probe", "agent/sysctl", "agent/web", "nat", "routes", "conntrack"},
+	"cmd/agent":     {"agent", "agent/api", "agent/config", "agent/doctor", "agent/notify"},
+	"agent":         {"agent/api", "agent/balance", "agent/config", "agent/dns", "agent/doctor", "agent/domains", "agent/health", "agent/keep", "agent/notify", "agent/plan", "agent/probe", "agent/sysctl", "agent/web", "nat", "routes", "conntrack"},
 	"agent/plan":    {"agent/config", "agent/domains", "agent/health", "agent/sysctl", "nat", "routes"},
 	"agent/api":     {},
 	"agent/balance": {},
@@ -41,6 +41,7 @@ var may = map[string][]string{
 	"agent/sysctl":  {"agent/keep"},
 	"agent/health":  {"agent/config", "routes"},
 	"agent/dns":     {"routes"},
+	"agent/doctor":  {"agent/config", "agent/plan", "agent/sysctl", "nat", "routes"},
 	"agent/domains": {"agent/dns", "routes"},
 	"agent/probe":   {"agent/config", "agent/dns", "agent/health", "routes"},
 	"nat":           {},
@@ -75,7 +76,7 @@ func TestNetlinkStaysInItsFiles(t *testing.T) {
 	t.Parallel()
 	// Files that are no *_linux.go and may use a library all the same: they turn
 	// values into messages and back, which needs no kernel.
-	codecs := []string{"nat/clamp.go", "nat/counter.go", "nat/decode.go", "nat/dnat.go", "nat/dynamic.go", "nat/element.go", "nat/expr.go", "nat/fill.go", "nat/message.go", "nat/prefix.go", "nat/shadow.go"}
+	codecs := []string{"nat/clamp.go", "nat/counter.go", "nat/decode.go", "nat/dnat.go", "nat/dynamic.go", "nat/element.go", "nat/expr.go", "nat/fill.go", "nat/foreign.go", "nat/message.go", "nat/prefix.go", "nat/shadow.go"}
 	for _, p := range list(t) {
 		if strings.HasPrefix(p.name(), "test/") {
 			continue

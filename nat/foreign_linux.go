@@ -1,0 +1,113 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Foreign reads the chains of all tables but ours, iptables-nft's included. It
+// needs CAP_NET_ADMIN. What is read by ip_tables (iptables-legacy) is not here.
+func (t *Table) Foreign() (*Foreign, error) {
+	for i := 0; ; i++ {
+		f, err := t.foreignOnce()
+		if !errors.Is(err, errInterrupted) || i == 30 {
+			return f, err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (t *Table) foreignOnce() (*Foreign, error) {
+	f := &Foreign{sets: map[setKey]*foreignSet{}}
+	ours := func(k setKey) bool { return k.family == unix.NFPROTO_INET && k.table == TableName }
+	chains, err := t.dumpAll(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, nil)
+	if err != nil {
+		return nil, err
+	}
+	index := map[setKey]int{}
+	for _, m := range chains {
+		c, err := decodeForeignChain(m)
+		if err != nil {
+			return nil, err
+		}
+		if key := (setKey{c.Family, c.Table, c.Name}); !ours(key) {
+			index[key] = len(f.Chains)
+			f.Chains = append(f.Chains, c)
+		}
+	}
+	if len(f.Chains) == 0 {
+		return f, nil
+	}
+	sets, err := t.dumpAll(unix.NFT_MSG_GETSET, unix.NFPROTO_UNSPEC, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range sets {
+		key, s, err := decodeForeignSet(m)
+		if err != nil {
+			return nil, err
+		}
+		f.sets[key] = s
+	}
+	rules, err := t.dumpAll(unix.NFT_MSG_GETRULE, unix.NFPROTO_UNSPEC, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range rules {
+		chain, r, err := decodeForeignRule(m, func(k setKey) *foreignSet { return f.sets[k] })
+		if err != nil {
+			return nil, err
+		}
+		if i, ok := index[chain]; ok {
+			f.Chains[i].rules = append(f.Chains[i].rules, r)
+		}
+	}
+	for _, key := range f.wanted() {
+		attrs, err := encodeAttributes(func(ae *netlink.AttributeEncoder) {
+			ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, key.table)
+			ae.String(unix.NFTA_SET_ELEM_LIST_SET, key.name)
+		})
+		if err != nil {
+			return nil, err
+		}
+		elements, err := t.dumpAll(unix.NFT_MSG_GETSETELEM, byte(key.family), attrs)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range elements {
+			if err := decodeForeignElements(m, f.sets[key]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return f, nil
+}
+
+// dumpAll asks for all objects of one kind.
+func (t *Table) dumpAll(message netlink.HeaderType, family byte, attrs []byte) ([]netlink.Message, error) {
+	fail := func(err error) error { return fmt.Errorf("reading the tables of others: %w%s", err, hint("", err)) }
+	if t.read == nil {
+		return nil, fail(os.ErrClosed)
+	}
+	if err := t.read.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return nil, fail(err)
+	}
+	messages, err := t.read.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | message, Flags: netlink.Request | netlink.Dump},
+		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
+	})
+	if err != nil {
+		return nil, errors.Join(fail(err), t.redial())
+	}
+	for _, m := range messages {
+		if m.Header.Flags&netlink.DumpInterrupted != 0 {
+			return nil, errInterrupted
+		}
+	}
+	return messages, nil
+}
