@@ -111,3 +111,24 @@ func (t *Table) dumpAll(message netlink.HeaderType, family byte, attrs []byte) (
 	}
 	return messages, nil
 }
+
+// Probe returns the features that the kernel does not have. It writes and deletes
+// our table again and again: t must have been opened in a network namespace that
+// is there for this alone.
+func (t *Table) Probe() ([]Feature, error) { return t.probe(probes()) }
+
+func (t *Table) probe(all []probe) (missing []Feature, err error) {
+	for _, p := range all {
+		switch err := t.Write(State{}, p.rules); {
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EINVAL):
+			missing = append(missing, p.Feature)
+			continue
+		case err != nil:
+			return missing, err
+		}
+		if err := t.Delete(); err != nil {
+			return missing, err
+		}
+	}
+	return missing, nil
+}

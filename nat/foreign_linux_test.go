@@ -171,3 +171,19 @@ func TestForeignEffects(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestProbe: this kernel has everything; what a kernel refuses is named.
+func TestProbe(t *testing.T) {
+	k := newKernel(t)
+	var missing []Feature
+	if err := k.ns.Do(func() (err error) { missing, err = k.table.Probe(); return err }); err != nil || len(missing) > 0 {
+		t.Errorf("missing: %v, %v", missing, err)
+	}
+	refused := probe{Feature{"this", "CONFIG_THIS"}, Ruleset{Chains: []Chain{{Name: "probe", Type: Filter, Hook: Forward, Rules: []Rule{{Masquerade{}}}}}}}
+	if err := k.ns.Do(func() (err error) { missing, err = k.table.probe(append([]probe{refused}, probes()...)); return err }); err != nil || len(missing) != 1 || missing[0] != refused.Feature {
+		t.Errorf("missing: %v, %v", missing, err)
+	}
+	if s := k.read(); s.Exists {
+		t.Error("the table is left")
+	}
+}

@@ -6,13 +6,15 @@ import (
 )
 
 // Sight is what is known of a packet that walks through others' rules: a TCP
-// packet of a connection that no NAT has touched yet. An interface that is not
-// set is one that the packet does not have (yet).
+// packet whose mark has no bits but those of Ours. An interface that is not set is
+// one that the packet does not have (yet).
 type Sight struct {
 	In, Out           string
 	InIndex, OutIndex int
 	IPv6              bool
 	Reply             bool // of a known connection; else the first packet of one
+	Forwarded         bool // by a port forward: its destination was changed
+	Ours              uint32
 }
 
 // Fate is what becomes of a packet in one of others' chains.
@@ -21,7 +23,7 @@ type Fate struct {
 	Dropped  bool // it may be; with both set, that hangs on what Sight does not tell
 	// By is where it is dropped: a chain's name, and whether by its policy.
 	By      string
-	Policy  bool
+	Policy  bool // or by one behind it
 	Effects []Effect // of the rules that it may meet, in order
 }
 
@@ -74,8 +76,9 @@ type sightWalker struct {
 
 func (w *sightWalker) dropped(by string, policy bool) {
 	if !w.fate.Dropped {
-		w.fate.Dropped, w.fate.By, w.fate.Policy = true, by, policy
+		w.fate.Dropped, w.fate.By = true, by
 	}
+	w.fate.Policy = w.fate.Policy || policy
 }
 
 // walk reports whether the packet may come out at the chain's end.
@@ -165,6 +168,12 @@ func (r foreignRule) outcome(p Sight) (possible []foreignVerdict, certain bool) 
 
 // holds reports whether the condition is met.
 func (x condition) holds(p Sight) truth {
+	if x.asksForeignMark(p.Ours) {
+		if x.not {
+			return yes
+		}
+		return no
+	}
 	have, ok := p.value(x)
 	if !ok {
 		return maybe
@@ -188,6 +197,19 @@ func (x condition) holds(p Sight) truth {
 	return no
 }
 
+// asksForeignMark reports whether the condition compares a mark with something
+// that has bits other than ours.
+func (x condition) asksForeignMark(ours uint32) bool {
+	if x.property != packetMark && x.property != connMark || x.set != nil || len(x.value) != 4 {
+		return false
+	}
+	want := binary.NativeEndian.Uint32(x.value)
+	if len(x.xor) == 4 {
+		want ^= binary.NativeEndian.Uint32(x.xor)
+	}
+	return want&^ours != 0
+}
+
 // value is what the condition compares, if that is known of the packet.
 func (p Sight) value(x condition) ([]byte, bool) {
 	const (
@@ -195,8 +217,8 @@ func (p Sight) value(x condition) ([]byte, bool) {
 		first       = 8
 		dnat        = 1 << 5 // IPS_DST_NAT
 	)
-	pick := func(v6 bool, a, b uint32) uint32 {
-		if v6 {
+	pick := func(second bool, a, b uint32) uint32 {
+		if second {
 			return b
 		}
 		return a
@@ -223,7 +245,7 @@ func (p Sight) value(x condition) ([]byte, bool) {
 	case ctState:
 		v = native(pick(p.Reply, first, established))
 	case ctStatus: // only this bit of it is known
-		v, known = native(0), dnat
+		v, known = native(pick(p.Forwarded, 0, dnat)), dnat
 	default:
 		return nil, false
 	}

@@ -1,0 +1,92 @@
+package doctor
+
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"multiroute/nat"
+)
+
+// remedy says how the owner of a chain is told to let clients' connections pass.
+func remedy(f *Facts, c *nat.ForeignChain) string {
+	lan, ups := f.Config.Router.LAN, f.interfaces()
+	each := func(format string) string {
+		var lines []string
+		for _, l := range lan {
+			for _, u := range ups {
+				lines = append(lines, strings.NewReplacer("LAN", l, "WAN", u).Replace(format))
+			}
+		}
+		return strings.Join(lines, "\n")
+	}
+	iptables := "iptables"
+	if c.Family == unix.NFPROTO_IPV6 {
+		iptables = "ip6tables"
+	}
+	into := func(chain string) string {
+		return each(iptables + " -I " + chain + " -i LAN -o WAN -j ACCEPT\n" + iptables + " -I " + chain + " -i WAN -o LAN -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+	}
+	switch owner := owner(f, c); owner {
+	case "Docker":
+		return into("DOCKER-USER")
+	case "ufw":
+		return each("ufw route allow in on LAN out on WAN")
+	case "firewalld":
+		return "firewall-cmd --permanent --new-policy multiroute\n" +
+			"firewall-cmd --permanent --policy multiroute --add-ingress-zone=ZONE   # of " + strings.Join(lan, ", ") + ": firewall-cmd --get-zone-of-interface\n" +
+			"firewall-cmd --permanent --policy multiroute --add-egress-zone=ZONE    # of " + strings.Join(ups, ", ") + "\n" +
+			"firewall-cmd --permanent --policy multiroute --set-target ACCEPT\nfirewall-cmd --reload"
+	case "OpenWrt's firewall":
+		return "uci add firewall forwarding; uci set firewall.@forwarding[-1].src=lan; uci set firewall.@forwarding[-1].dest=wan; uci commit firewall   # every uplink in a zone that lan may forward to"
+	case "iptables":
+		return into(c.Name)
+	}
+	return fmt.Sprintf("nft insert rule %s iifname { %s } oifname { %s } accept\nnft insert rule %s ct state established,related accept", c, quoted(lan), quoted(ups), c)
+}
+
+// forwardRemedy is the same for port forwards.
+func forwardRemedy(f *Facts, c *nat.ForeignChain) string {
+	switch owner(f, c) {
+	case "Docker":
+		return "iptables -I DOCKER-USER -m conntrack --ctstate DNAT -j ACCEPT"
+	case "ufw", "iptables":
+		return "iptables -I " + c.Name + " -m conntrack --ctstate DNAT -j ACCEPT"
+	}
+	return fmt.Sprintf("nft insert rule %s ct status dnat accept", c)
+}
+
+// owner tells by the names of tables and chains whose chain it is; "" where
+// nothing tells.
+func owner(f *Facts, c *nat.ForeignChain) string {
+	has := func(prefix string) bool {
+		for _, o := range f.Tables.Chains {
+			if o.Family == c.Family && o.Table == c.Table && strings.HasPrefix(o.Name, prefix) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case c.Table == "firewalld":
+		return "firewalld"
+	case c.Table == "fw4":
+		return "OpenWrt's firewall"
+	case has("DOCKER-USER"):
+		return "Docker"
+	case has("ufw-"), has("ufw6-"):
+		return "ufw"
+	case (c.Family == unix.NFPROTO_IPV4 || c.Family == unix.NFPROTO_IPV6) && c.Table == "filter" && c.Name == "FORWARD":
+		return "iptables"
+	}
+	return ""
+}
+
+func quoted(names []string) string {
+	var all []string
+	for _, n := range names {
+		all = append(all, `"`+n+`"`)
+	}
+	return strings.Join(all, ", ")
+}
