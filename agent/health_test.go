@@ -19,30 +19,30 @@ import (
 	"multiroute/routes"
 )
 
-// doctor is a watcher that says what a test wants it to say.
-type doctor struct {
+// nurse is a watcher that says what a test wants it to say.
+type nurse struct {
 	verdicts map[health.Leg]health.Verdict
 	watched  []health.Watched
 	held     bool
 	memories map[health.Leg]health.Memory
 }
 
-func (d *doctor) Hold(on bool)                            { d.held = on }
-func (d *doctor) Watch(w []health.Watched)                { d.watched = w }
-func (d *doctor) Verdicts() map[health.Leg]health.Verdict { return maps.Clone(d.verdicts) }
-func (d *doctor) Memories() map[health.Leg]health.Memory  { return maps.Clone(d.memories) }
+func (d *nurse) Hold(on bool)                            { d.held = on }
+func (d *nurse) Watch(w []health.Watched)                { d.watched = w }
+func (d *nurse) Verdicts() map[health.Leg]health.Verdict { return maps.Clone(d.verdicts) }
+func (d *nurse) Memories() map[health.Leg]health.Memory  { return maps.Clone(d.memories) }
 
 var legA = health.Leg{Uplink: "a", Family: routes.IPv4}
 
-func (d *doctor) says(leg health.Leg, state health.State, reason string) {
+func (d *nurse) says(leg health.Leg, state health.State, reason string) {
 	d.verdicts[leg] = health.Verdict{State: state, Reason: reason}
 }
 
-// treated is a started daemon with a doctor.
-func treated(t *testing.T, cfg string) (*rig, *doctor) {
+// treated is a started daemon with a nurse.
+func treated(t *testing.T, cfg string) (*rig, *nurse) {
 	t.Helper()
 	r := started(t, cfg)
-	d := &doctor{verdicts: map[health.Leg]health.Verdict{}}
+	d := &nurse{verdicts: map[health.Leg]health.Verdict{}}
 	r.monitor = d
 	r.mustPass(time.Second)
 	r.forget()

@@ -22,7 +22,7 @@ func TestSamples(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := started(t, twoUplinks)
-		r.monitor = &doctor{verdicts: map[health.Leg]health.Verdict{legA: {RTT: 12 * time.Millisecond, Loss: 5, Probes: 9, Answers: 8}}}
+		r.monitor = &nurse{verdicts: map[health.Leg]health.Verdict{legA: {RTT: 12 * time.Millisecond, Loss: 5, Probes: 9, Answers: 8}}}
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { _ = r.loop(ctx) }()
 		r.after(2 * gap)

@@ -355,6 +355,7 @@ func (d *ruleDecoder) bitwise(p parts) {
 	r := d.registers[p.register(unix.NFTA_BITWISE_SREG)]
 	r.written = nil
 	const operation = 6 // NFTA_BITWISE_OP
+
 	if p.number(operation) != 0 || r.mask != nil { // no mask and xor, or two of them
 		r = register{}
 	} else {

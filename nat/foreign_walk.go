@@ -23,7 +23,7 @@ type Fate struct {
 	Dropped  bool // it may be; with both set, that hangs on what Sight does not tell
 	// By is where it is dropped: a chain's name, and whether by its policy.
 	By      string
-	Policy  bool // or by one behind it
+	Policy  bool     // or by one behind it
 	Effects []Effect // of the rules that it may meet, in order
 }
 

@@ -83,3 +83,46 @@ func (k *Kernel) ForeignRules() ([]ForeignRule, error) {
 	}
 	return all, nil
 }
+
+// Feature is something that our rules and routes need of the kernel.
+type Feature struct {
+	Name   string
+	Option string // the kernel's build option
+}
+
+// Probe returns the features that the kernel does not have. It switches the
+// loopback interface on and leaves rules and routes behind: k must have been
+// opened in a network namespace that is there for this alone.
+func (k *Kernel) Probe() ([]Feature, error) {
+	lo, err := k.h.LinkByName("lo")
+	if err == nil {
+		err = k.h.LinkSetUp(lo)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("switching lo on: %w", err)
+	}
+	const table, mark, mask = 20001, 1 << 24, 0xff000000
+	var missing []Feature
+	try := func(f Feature, ops ...Op) {
+		k.attempt = newAttempt()
+		if err := k.Apply(ops); err != nil {
+			missing = append(missing, f)
+		}
+	}
+	hop := Nexthop{Index: lo.Attrs().Index, Interface: "lo", Weight: 1}
+	heavy := hop
+	heavy.Weight = 3
+	for _, f := range k.families() {
+		rules := "CONFIG_IP_MULTIPLE_TABLES"
+		if f == IPv6 {
+			rules = "CONFIG_IPV6_MULTIPLE_TABLES"
+		}
+		try(Feature{f.Name() + " policy rules on marks", rules}, Op{Verb: Add, Rule: &Rule{Family: f, Priority: 10200, Mark: mark, Mask: mask, Table: table}})
+		try(Feature{f.Name() + " rules that leave out a default route", rules}, Op{Verb: Add, Rule: &Rule{Family: f, Priority: 10000, Table: TableMain, SuppressDefault: true}})
+		if f == IPv6 {
+			continue // several next hops need no option there, and lo takes none
+		}
+		try(Feature{"routes over several uplinks", "CONFIG_IP_ROUTE_MULTIPATH"}, Op{Verb: Replace, Route: &Route{Family: f, Table: table, Dst: f.Default(), Nexthops: []Nexthop{hop, heavy}}})
+	}
+	return missing, nil
+}

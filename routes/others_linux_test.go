@@ -52,3 +52,15 @@ func TestForeignRules(t *testing.T) {
 		t.Errorf("found  %+v\nwanted %+v", found, want)
 	}
 }
+
+// TestProbe: this kernel has everything.
+func TestProbe(t *testing.T) {
+	w := newWorld(t)
+	var missing []Feature
+	if err := w.ns.Do(func() (err error) { missing, err = w.k.Probe(); return err }); err != nil || len(missing) > 0 {
+		t.Errorf("missing: %v, %v", missing, err)
+	}
+	if s := w.read(); len(s.Rules) != 4 || len(s.Routes) != 1 {
+		t.Errorf("it did not write what it was to try:\n%s", s)
+	}
+}

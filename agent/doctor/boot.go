@@ -2,12 +2,11 @@ package doctor
 
 // Service is what is known of the boot service.
 type Service struct {
-	Systemd   bool   // systemd runs the machine
-	Unit      string // its file; "": there is none
-	Enabled   bool
-	Folder    string // for the runtime files
-	NoFolder  string // why it cannot be written; "": it can
-	Supported bool   // this can be told at all: doctor runs where the machine's services do
+	Systemd  bool   // systemd runs the machine
+	Unit     string // its file; "": there is none
+	Enabled  bool
+	Folder   string // for the runtime files
+	NoFolder string // why it cannot be written; "": it can
 }
 
 // boot looks at the daemon, and at whether it comes back after a boot.

@@ -57,7 +57,7 @@ func connections(f *Facts) []Finding {
 	if c.InsertFailed > 0 {
 		all = append(all, finding(Note, subject, "", "%d connections were refused since the boot, because others had the same addresses and ports", c.InsertFailed))
 	}
-	if !c.Bytes {
+	if c.Max > 0 && !c.Bytes {
 		all = append(all, finding(Note, subject, "sysctl -w net.netfilter.nf_conntrack_acct=1", "bytes of connections are not counted: agent flows cannot show them"))
 	}
 	if c.Helper {

@@ -22,7 +22,8 @@ const (
 	exitFailed = 1
 	exitUsage  = 2 // wrong usage or wrong configuration
 
-	exitStopped = 3 // of the daemon: asked to stop by agent purge, not to be started again
+	exitWarnings = 3 // of agent doctor: warnings, and nothing worse
+	exitStopped  = 3 // of the daemon: asked to stop by agent purge, not to be started again
 )
 
 // defaultConfig is the main configuration file.
@@ -56,6 +57,7 @@ func commands() []command {
 			options: "[--protocol NAME] [--interface NAME] ", flags: explainFlags},
 		{name: "uplink", args: "disable|enable NAME", help: "take an uplink out for maintenance, and put it in again", run: setUplink,
 			options: "[--for TIME] ", flags: uplinkFlags},
+		{name: "doctor", help: "what is wrong on this machine or would get in the way, each with its remedy; works without the daemon, too", run: diagnose},
 		{name: "purge", help: "remove everything multiroute owns", run: purge},
 		{name: "version", help: "print the version", run: printVersion},
 	}
@@ -128,6 +130,10 @@ func run(args []string, out, errOut io.Writer) int {
 func exit(err error, name string, errOut io.Writer) int {
 	if err == nil {
 		return exitDone
+	}
+	var status exitStatus
+	if errors.As(err, &status) {
+		return int(status)
 	}
 	if errors.Is(err, agent.ErrStopped) {
 		return exitStopped

@@ -1,0 +1,126 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"multiroute/agent/doctor"
+	"multiroute/test/lab"
+	"multiroute/test/rig"
+)
+
+// doctor asks agent doctor. What it finds on the machine that the test runs on
+// is not the test's.
+func (h *house) doctor() (doctor.Report, int) {
+	h.t.Helper()
+	out, errOut, code, err := h.Command("doctor", "--json")
+	if err != nil || errOut != "" {
+		h.t.Fatal(err, errOut)
+	}
+	var r doctor.Report
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		h.t.Fatalf("%v in %q", err, out)
+	}
+	if len(r.Unseen) > 0 {
+		h.t.Errorf("not looked at: %v", r.Unseen)
+	}
+	return r, code
+}
+
+// about returns the findings on subjects that begin so.
+func about(r doctor.Report, subject string) []doctor.Finding {
+	return slices.DeleteFunc(slices.Clone(r.Findings), func(f doctor.Finding) bool { return !strings.HasPrefix(f.Subject, subject) })
+}
+
+func (h *house) reaches(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, err := lab.Ping(ctx, h.Client(), lab.Socket{}, lab.InternetAddress)
+	return err == nil
+}
+
+// TestDoctorForward: clients cannot get out because of another program's filter;
+// doctor says whose, and what it says to do helps.
+func TestDoctorForward(t *testing.T) {
+	needPrograms(t, "nft", "iptables-nft")
+	for _, test := range []struct {
+		name     string
+		subject  string
+		commands []string
+	}{
+		{"nftables", "chain inet mine forward", []string{
+			"nft add table inet mine", "nft add chain inet mine forward { type filter hook forward priority 0; policy drop; }"}},
+		{"Docker", "chain ip filter FORWARD", []string{
+			"iptables-nft -N DOCKER-USER", "iptables-nft -A DOCKER-USER -j RETURN", "iptables-nft -A FORWARD -j DOCKER-USER",
+			"iptables-nft -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "iptables-nft -A FORWARD -i docker0 -j ACCEPT", "iptables-nft -P FORWARD DROP"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx := deadline(t, time.Minute)
+			h := newHouse(t, lab.NewRouter, lab.Options{NoIPv6: true})
+			h.start(ctx, rig.Config(h.Topology, nil))
+			if r, code := h.doctor(); code == 1 || r.Worst() == doctor.Error {
+				t.Errorf("exit %d without a fault: %+v", code, r.Findings)
+			}
+			if !h.reaches(ctx) {
+				t.Fatal("no traffic at the beginning")
+			}
+			h.shell(test.commands...)
+			if h.reaches(ctx) {
+				t.Fatal("the other program's filter lets all through")
+			}
+			r, code := h.doctor()
+			found := about(r, test.subject)
+			if code != 1 || len(found) != 1 || found[0].Severity != doctor.Error {
+				t.Fatalf("exit %d, found %+v", code, r.Findings)
+			}
+			t.Logf("%s: %s\n%s", found[0].Subject, found[0].What, found[0].Remedy)
+			h.shell(strings.Split(strings.ReplaceAll(found[0].Remedy, "iptables ", "iptables-nft "), "\n")...)
+			if !h.reaches(ctx) {
+				t.Error("the remedy does not help")
+			}
+			if r, code := h.doctor(); code == 1 || len(about(r, test.subject)) > 0 {
+				t.Errorf("exit %d after the remedy: %+v", code, r.Findings)
+			}
+		})
+	}
+}
+
+// shell runs commands in the router's namespace.
+func (h *house) shell(commands ...string) {
+	h.t.Helper()
+	for _, c := range commands {
+		out, errOut, code, err := h.Exec("sh", "-c", strings.NewReplacer("{", "'{'", "}", "'}'", ";", "';'", "\"", "'\"'").Replace(c))
+		if err != nil || code != 0 {
+			h.t.Fatalf("%s: exit %d, %v\n%s%s", c, code, err, out, errOut)
+		}
+	}
+}
+
+// TestDoctorChangesNothing: with and without a daemon.
+func TestDoctorChangesNothing(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	must(t, h.Configure(rig.Config(h.Topology, nil)))
+	before := h.state(true)
+	if r, _ := h.doctor(); len(about(r, "agent")) != 1 {
+		t.Errorf("without a daemon: %+v", r.Findings)
+	}
+	if after := h.state(true); fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("before a start:\n%v\nafter:\n%v", before, after)
+	}
+	h.start(ctx, rig.Config(h.Topology, nil))
+	before = h.state(true)
+	if r, _ := h.doctor(); len(about(r, "agent")) != 0 {
+		t.Errorf("with a daemon: %+v", r.Findings)
+	}
+	if after := h.state(true); fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("with a daemon before:\n%v\nafter:\n%v", before, after)
+	}
+}
