@@ -263,12 +263,16 @@ func Run(ctx context.Context, o Options) error {
 	defer traffic.Close()
 
 	tasks, ctx := errgroup.WithContext(ctx)
+	h := &handler{d: d, ctx: ctx}
+	windows, err := d.show(ctx, h, traffic.Read, counter.Stats)
+	if err != nil {
+		return err
+	}
 	tasks.Go(func() error { return routes.Watch(ctx, d.gateways.has, k.router.NeighbourFailed, d.changed) })
 	tasks.Go(func() error { return nat.Watch(ctx, d.changed) })
 	tasks.Go(func() error { return monitor.Run(ctx) })
 	tasks.Go(func() error { return resolver.Run(ctx) })
-	h := &handler{d: d, ctx: ctx}
-	for _, task := range d.show(ctx, h, traffic.Read, counter.Stats) {
+	for _, task := range windows {
 		tasks.Go(task)
 	}
 	server := api.NewServer(h, listener.GID, o.Log)

@@ -19,10 +19,12 @@ import (
 // How often what is shown is looked at.
 const (
 	sampleEvery = time.Second
-	// countEvery is how often connections are counted: it takes time in proportion
-	// to their number, of which it may use one part in countShare.
-	countEvery = 10 * time.Second
-	countShare = 500
+	// countEvery is how often connections are counted, and countWatched while
+	// somebody looks at the status page. It takes time in proportion to their
+	// number, of which it may use one part in countShare.
+	countEvery   = 10 * time.Second
+	countWatched = 2 * time.Second
+	countShare   = 500
 	// listenEvery is how often it is tried to listen where that failed.
 	listenEvery = 5 * time.Second
 )
@@ -35,8 +37,11 @@ type sampler struct {
 	stats    func() (conntrack.Stats, error)
 	publish  func(*web.Snapshot)
 
-	counts map[uint32]int // connections by mark; nil: not counted
-	next   time.Time      // when they are counted again
+	watched func() bool // whether somebody looks
+
+	counts  map[uint32]int // connections by mark; nil: not counted
+	counted time.Time
+	cost    time.Duration // of counting them
 }
 
 // run samples until ctx ends.
@@ -109,15 +114,18 @@ func (s *sampler) sample(ctx context.Context) error {
 
 // count counts connections if it is time.
 func (s *sampler) count(mask uint32, now time.Time) {
-	if now.Before(s.next) {
+	every := countEvery
+	if s.watched() {
+		every = countWatched
+	}
+	if !s.counted.IsZero() && now.Sub(s.counted) < max(every, countShare*s.cost)-sampleEvery/2 {
 		return
 	}
 	counts, err := s.h.d.counter.CountByMark(mask)
 	if err != nil {
 		counts = nil
 	}
-	s.counts = counts
-	s.next = now.Add(max(countEvery, countShare*time.Since(now)) - sampleEvery/2)
+	s.counts, s.counted, s.cost = counts, now, time.Since(now)
 }
 
 func legOf(uplink string, f routes.Family, v health.Verdict) web.Leg {
@@ -173,13 +181,16 @@ func openWarning(address string) string {
 }
 
 // show prepares metrics and status page; without an address there are none.
-func (d *daemon) show(ctx context.Context, h *handler, counters func() (map[int]routes.Counter, error), stats func() (conntrack.Stats, error)) []func() error {
+func (d *daemon) show(ctx context.Context, h *handler, counters func() (map[int]routes.Counter, error), stats func() (conntrack.Stats, error)) ([]func() error, error) {
 	if d.cfg.API.HTTP == "" {
-		return nil
+		return nil, nil
 	}
 	address := netip.MustParseAddrPort(d.cfg.API.HTTP)
-	server := web.New(web.Options{Address: address, Version: d.Version, Explain: h.Explain, Log: d.Log})
-	s := &sampler{h: h, counters: counters, stats: stats, publish: server.Publish}
+	server, err := web.New(web.Options{Address: address, Version: d.Version, Explain: h.Explain, Log: d.Log})
+	if err != nil {
+		return nil, err
+	}
+	s := &sampler{h: h, counters: counters, stats: stats, publish: server.Publish, watched: server.Watched}
 	w := &window{address: address, server: server, d: d, problem: &d.shut, again: listenEvery}
-	return []func() error{func() error { return s.run(ctx) }, func() error { return w.run(ctx) }}
+	return []func() error{func() error { return s.run(ctx) }, func() error { return w.run(ctx) }}, nil
 }

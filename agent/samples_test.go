@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -33,26 +34,28 @@ func TestSamples(t *testing.T) {
 				return map[int]routes.Counter{3: {In: 1, Out: 2, InBytes: 3, OutBytes: 4}}, nil
 			},
 			stats:   func() (conntrack.Stats, error) { return conntrack.Stats{Entries: 5, Limit: 6}, nil },
-			publish: func(n *web.Snapshot) { got = append(got, n) }}
+			publish: func(n *web.Snapshot) { got = append(got, n) },
+			watched: func() bool { return len(got) > 30 }}
 		go func() { _ = s.run(ctx) }()
 		r.after(30*sampleEvery + sampleEvery/2)
+		counts := func() int {
+			return len(slices.DeleteFunc(slices.Clone(r.k.calls), func(c string) bool { return c != "count" }))
+		}
+		if n := counts(); n != 4 {
+			t.Errorf("connections were counted %d times in 30 seconds", n)
+		}
+		r.after(10 * sampleEvery)
 		r.k.meet()
 		cancel()
 		synctest.Wait()
-		if len(got) != 31 {
-			t.Fatalf("%d samples in 30 seconds", len(got))
+		if len(got) != 41 {
+			t.Fatalf("%d samples in 40 seconds", len(got))
 		}
-		counted, facts := 0, 0
-		for _, c := range r.k.calls {
-			switch c {
-			case "count":
-				counted++
-			case "facts":
-				facts++
-			}
+		if n := counts(); n != 9 {
+			t.Errorf("connections were counted %d times, want 5 times in 10 seconds while somebody looks", n-4)
 		}
-		if counted != 4 || facts > 31/5 {
-			t.Errorf("%d times connections, %d times facts", counted, facts)
+		if n := r.passes(); n > 41/5 {
+			t.Errorf("%d times facts", n)
 		}
 		n := got[30]
 		a := n.Status.Uplinks[0]
@@ -77,7 +80,11 @@ func TestPortTaken(t *testing.T) {
 	r := started(t, twoUplinks)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	address := netip.MustParseAddrPort(squatter.Addr().String())
-	w := &window{address: address, server: web.New(web.Options{Address: address}), d: r.daemon, problem: &r.shut, again: time.Millisecond}
+	server, err := web.New(web.Options{Address: address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &window{address: address, server: server, d: r.daemon, problem: &r.shut, again: time.Millisecond}
 	done := make(chan error, 1)
 	go func() { done <- w.run(ctx) }()
 	for r.shut.Load() == nil {

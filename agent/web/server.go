@@ -3,13 +3,16 @@ package web
 import (
 	"context"
 	"fmt"
+	"html/template"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"multiroute/agent/api"
@@ -56,6 +59,16 @@ type Server struct {
 	limits  limits
 	latest  atomic.Pointer[Snapshot]
 	routes  map[string]route
+	page    *template.Template
+
+	streams    streams
+	explaining *semaphore.Weighted
+
+	mu      sync.Mutex // of what follows; held for moments
+	history history
+	encoded []byte            // the history as it is sent; nil: not yet
+	shown   map[string]string // parts of the page that the open pages have
+	whole   []byte            // all of them, for a page that is opened
 }
 
 type route struct {
@@ -63,21 +76,33 @@ type route struct {
 	expensive bool
 }
 
-// New returns a Server that knows nothing yet.
-func New(o Options) *Server {
+// New returns a Server that knows nothing yet. An error means that the program
+// was built wrong.
+func New(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{options: o, limits: defaultLimits()}
+	page, err := parsePage()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{options: o, limits: defaultLimits(), page: page, explaining: semaphore.NewWeighted(2)}
 	s.routes = map[string]route{
+		"/":        {http.HandlerFunc(s.servePage), true},
+		"/explain": {http.HandlerFunc(s.servePage), true},
+		"/events":  {http.HandlerFunc(s.serveEvents), false},
+		"/history": {http.HandlerFunc(s.serveHistory), true},
 		"/metrics": {metricsHandler(o.Version, &s.latest), true},
 	}
-	return s
+	for path, a := range assets {
+		h, err := asset(a.file, a.kind)
+		if err != nil {
+			return nil, err
+		}
+		s.routes[path] = route{h, false}
+	}
+	return s, nil
 }
-
-// Publish hands over the newest snapshot. It waits for nobody. It is called by
-// one goroutine.
-func (s *Server) Publish(n *Snapshot) { s.latest.Store(n) }
 
 // Serve answers on l until ctx ends; then it returns nil. It closes l. It returns
 // an error only if l fails.

@@ -15,10 +15,13 @@ import (
 // served returns a server that shows n.
 func served(t *testing.T, n *Snapshot) *Server {
 	t.Helper()
-	s := New(Options{Address: netip.MustParseAddrPort("127.0.0.1:9780"), Version: "test",
+	s, err := New(Options{Address: netip.MustParseAddrPort("127.0.0.1:9780"), Version: "test",
 		Explain: func(_ context.Context, r api.ExplainRequest) (api.Explanation, error) {
 			return api.Explanation{Uplink: ptr("dsl"), Policy: ptr("default"), Agrees: true, Why: []string{"It comes in by <eth0>, from " + r.From.String() + "."}}, nil
 		}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if n != nil {
 		s.Publish(n)
 	}
@@ -70,7 +73,10 @@ func TestHost(t *testing.T) {
 		{"[::]:80", "192.168.0.1", "::ffff:192.168.0.1", true},
 		{"[::]:80", "[fd00::1]", "fd00::1", true},
 	} {
-		s := New(Options{Address: netip.MustParseAddrPort(tt.configured)})
+		s, err := New(Options{Address: netip.MustParseAddrPort(tt.configured)})
+		if err != nil {
+			t.Fatal(err)
+		}
 		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
 		r.Host = tt.host
 		if tt.local != "" {
