@@ -137,6 +137,7 @@ type daemon struct {
 	heard     atomic.Pointer[time.Time] // when changed was called, and no pass has begun since
 	noticed   time.Time                 // when what this pass is about began
 	seen      []routes.Link             // interfaces, as the newest pass saw them
+	rates     rates                     // of interfaces, as seen now and then
 	writes    web.Writes
 	reloads   web.Reloads
 	shut      atomic.Pointer[string] // why there are no metrics and no status page although they are wanted; nil: there are

@@ -18,6 +18,8 @@ import (
 type handler struct {
 	d   *daemon
 	ctx context.Context // the daemon's
+
+	connections tally
 }
 
 var _ api.Handler = &handler{}
@@ -45,13 +47,15 @@ func (h *handler) Status(ctx context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	if counts, err := h.d.counter.CountByMark(mask); err == nil {
-		for i := range s.Uplinks {
+	counts, err := h.connections.count(ctx, h.d.counter, mask)
+	if err != nil {
+		s.Warnings = append(s.Warnings, err.Error())
+	}
+	for i := range s.Uplinks {
+		if counts != nil {
 			n := counts[s.Uplinks[i].Mark]
 			s.Uplinks[i].Connections = &n
 		}
-	} else {
-		s.Warnings = append(s.Warnings, err.Error())
 	}
 	return s, nil
 }
@@ -117,6 +121,9 @@ func (h *handler) SetUplink(ctx context.Context, name string, enabled bool, d ti
 // status is what the owner knows, and what the kernel says now.
 func (d *daemon) status() api.Status {
 	facts, err := d.router.Facts()
+	if err == nil {
+		d.rates.see(time.Now(), facts.Links)
+	}
 	s := d.describe(&facts)
 	if err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
@@ -179,6 +186,9 @@ func (d *daemon) uplinkStatus(u plan.Uplink, facts *routes.Facts) api.UplinkStat
 	}
 	if l := facts.Link(u.Interface); l != nil && ownInterface(d.cfg, u.Interface) {
 		s.RxBytes, s.TxBytes = &l.RxBytes, &l.TxBytes
+		if r, ok := d.rates.newest[u.Interface]; ok {
+			s.RxRate, s.TxRate = &r.rx, &r.tx
+		}
 	}
 	return s
 }

@@ -154,12 +154,18 @@ type UplinkStatus struct {
 	Jitter *float64 `json:"jitter_ms"`
 	Loss   *float64 `json:"loss_percent"`
 
-	// Connections is the number of conntrack entries that carry Mark.
+	// Connections is the number of conntrack entries that carry Mark. Where counting them
+	// takes long it can be a few seconds old.
 	Connections *int `json:"connections"`
 
 	// RxBytes and TxBytes count what the uplink received and sent.
 	RxBytes *uint64 `json:"rx_bytes"`
 	TxBytes *uint64 `json:"tx_bytes"`
+
+	// RxRate and TxRate are how fast these grow, in bits per second: over the last second
+	// where somebody looks every second, over a few seconds else.
+	RxRate *float64 `json:"rx_bits_per_second"`
+	TxRate *float64 `json:"tx_bits_per_second"`
 }
 
 // PolicyStatus is one policy and what carries its new connections now.

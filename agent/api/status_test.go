@@ -22,7 +22,7 @@ func fullStatus() Status {
 				Gateway: new(netip.MustParseAddr("192.0.2.1")), Gateway6: new(netip.MustParseAddr("fe80::1")),
 				Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.7")}, Mark: 0x01000000, Table: 20001,
 				RTT: new(12.5), Jitter: new(0.25), Loss: new(0.0), Connections: new(7),
-				RxBytes: new(uint64(1 << 40)), TxBytes: new(uint64(1)),
+				RxBytes: new(uint64(1 << 40)), TxBytes: new(uint64(1)), RxRate: new(1.5e6), TxRate: new(0.0),
 			},
 			{Name: "lte", ID: 2, State: Disabled, Interface: "wwan0", Mark: 0x02000000, Table: 20002},
 		},
@@ -72,7 +72,9 @@ func TestStatusJSON(t *testing.T) {
 			"loss_percent": 0,
 			"connections": 7,
 			"rx_bytes": 1099511627776,
-			"tx_bytes": 1
+			"tx_bytes": 1,
+			"rx_bits_per_second": 1500000,
+			"tx_bits_per_second": 0
 		},
 		{
 			"name": "lte",
@@ -92,7 +94,9 @@ func TestStatusJSON(t *testing.T) {
 			"loss_percent": null,
 			"connections": null,
 			"rx_bytes": null,
-			"tx_bytes": null
+			"tx_bytes": null,
+			"rx_bits_per_second": null,
+			"tx_bits_per_second": null
 		}
 	],
 	"policies": [
