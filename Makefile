@@ -18,10 +18,10 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # Nothing needs C but the race detector.
 export CGO_ENABLED := 0
 
-.PHONY: help build demo test lint fuzz fuzz-short bench clean
+.PHONY: help build demo test test-big-endian lint fuzz fuzz-short bench package package-check package-test clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 build: ## bin/agent, a static program without dependencies
 	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/agent ./cmd/agent
@@ -42,6 +42,12 @@ test: ## everything, with the race detector where there is a C compiler; no root
 	go test $$race -timeout 15m -p 1 $(TESTFLAGS) ./test/... || status=1; \
 	go build -o bin/demo ./test/demo && bin/demo -check || echo 'make test: everything that needs a laboratory was skipped'; \
 	exit $$status
+
+# The packages that make or read bytes for the kernel and for probes. Debian has qemu-mips in qemu-user.
+BYTES := ./nat ./routes ./conntrack ./agent/probe ./agent/dns
+test-big-endian: ## tests of what makes and reads bytes, on a big-endian CPU; needs qemu-user
+	@command -v qemu-mips >/dev/null || { echo 'make test-big-endian: there is no qemu-mips (on Debian: apt-get install qemu-user)'; exit 1; }
+	GOARCH=mips GOMIPS=softfloat go test -exec 'qemu-mips -cpu 24Kf' -timeout 10m $(TESTFLAGS) $(BYTES)
 
 lint: ## gofmt, go vet, staticcheck, tidy and unchanged modules
 	@test -z "$$(gofmt -l .)" || { echo 'not as gofmt writes it:'; gofmt -l .; exit 1; }
@@ -70,6 +76,20 @@ bench: ## measures the agent against a bare masquerade, and what clients see of 
 	go run ./test/bench -o dist/bench.json || status=1; \
 	go run ./test/bench/failover -o dist/failover.json $(BENCHFLAGS) || status=1; \
 	exit $$status
+
+package: ## .deb, .rpm, .apk and .ipk for all architectures, in dist
+	packaging/make dist
+
+package-check: ## makes all packages twice and compares them
+	@rm -rf dist/again
+	packaging/make dist
+	packaging/make dist/again >/dev/null
+	@cd dist && sha256sum multiroute[_-]* >SHA256SUMS && cd again && sha256sum --check ../SHA256SUMS
+	@rm -rf dist/again
+
+# Three minutes; the first time a minute more, for the Debian.
+package-test: ## installs, upgrades, runs and removes the .deb in a Debian of its own; needs root, debootstrap and systemd-nspawn
+	packaging/test
 
 clean: ## removes what was built
 	rm -rf bin dist

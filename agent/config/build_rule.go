@@ -43,9 +43,7 @@ func (r *reader) buildRule(s *spec, n *node, i int) Rule {
 	for _, name := range value[[]string](s, n, "days") {
 		rule.Days = append(rule.Days, time.Weekday(slices.Index(dayNames, name)))
 	}
-	for _, uid := range value[[]int](s, n, "uid") {
-		rule.UIDs = append(rule.UIDs, uint32(uid))
-	}
+	rule.UIDs = append(rule.UIDs, value[[]uint32](s, n, "uid")...)
 	rule.Protocols, rule.DSCP, rule.Days = sorted(rule.Protocols), sorted(rule.DSCP), sorted(rule.Days)
 	return rule
 }

@@ -90,7 +90,7 @@ var contract = []key{
 	{"rule.[].hours", hourRange, noDefault},
 	{"rule.[].days", listOf[string](enum("mon", "tue", "wed", "thu", "fri", "sat", "sun")), `[]`},
 	{"rule.[].local", boolean, `false`},
-	{"rule.[].uid", listOf[int](integer(0, math.MaxUint32-1, "")), `[]`},
+	{"rule.[].uid", listOf[uint32](whole[uint32](0, math.MaxUint32-1, "")), `[]`},
 	{"rule.[].policy", nameText, noDefault},
 	{"rule.[].uplink", nameText, noDefault},
 	{"rule.[].action", enum("bypass"), noDefault},

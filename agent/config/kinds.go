@@ -99,9 +99,12 @@ var boolean = scalar("true or false", func(raw any) (bool, error) {
 })
 
 // integer is a kind of whole numbers from lo to hi; why, if not empty, explains the limits.
-func integer(lo, hi int, why string) kind {
+func integer(lo, hi int, why string) kind { return whole(lo, hi, why) }
+
+// whole is integer for other types: int has only 32 bits on small routers.
+func whole[T int | uint32](lo, hi T, why string) kind {
 	wants := fmt.Sprintf("a whole number from %d to %d", lo, hi)
-	return scalar(wants, func(raw any) (int, error) {
+	return scalar(wants, func(raw any) (T, error) {
 		i, ok := raw.(int64)
 		switch {
 		case !ok && isDigits(raw):
@@ -113,7 +116,7 @@ func integer(lo, hi int, why string) kind {
 		case i < int64(lo) || i > int64(hi):
 			return 0, fmt.Errorf("%d is out of range: write %s", i, wants)
 		}
-		return int(i), nil
+		return T(i), nil
 	})
 }
 

@@ -53,7 +53,7 @@ func TestMemoryOfAnotherTime(t *testing.T) {
 	s := newSim(1)
 	later := s.now.Add(1000 * time.Hour)
 	u := s.gone("dsl", settings(3), nil)
-	u.recall(Memory{State: Down, Since: later, Until: later, Flaps: 1 << 40, Decayed: later}, s.now)
+	u.recall(Memory{State: Down, Since: later, Until: later, Flaps: 1 << 30, Decayed: later}, s.now)
 	if u.since.After(s.now) || u.hold.until.After(s.now.Add(10*time.Minute)) || u.hold.flaps > 20 || u.hold.decayed.After(s.now) {
 		t.Errorf("%+v", u.hold)
 	}
