@@ -27,7 +27,7 @@ _agent() {
     done
     words='--config --json'
     case $command in
-    '') words='run reload confirm check plan show status flows explain uplink purge version help' ;;
+    '') words='run reload confirm check plan show status flows explain uplink doctor purge version help' ;;
     reload) words+=' --confirm' ;;
     show) words+=' nft routes' ;;
     explain) words+=' --protocol --interface --mac --dscp --uid local' ;;

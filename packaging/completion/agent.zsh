@@ -13,6 +13,7 @@ commands=(
     'flows:connections on the uplinks'
     'explain:where a packet goes, and why'
     'uplink:take an uplink out, and put it in again'
+    'doctor:what is wrong on this machine, with remedies'
     'purge:remove everything multiroute owns'
     'version:print the version'
 )
