@@ -61,7 +61,8 @@ var (
 
 // call notes a call and says whether it fails.
 func (k *fake) call(write bool, format string, args ...any) error {
-	k.meet()
+	k.met.Lock() // those who count have the same
+	defer k.met.Unlock()
 	text := fmt.Sprintf(format, args...)
 	k.calls = append(k.calls, text)
 	if len(k.calls) == k.failAt || k.failWith != nil && k.failWith(text) {

@@ -25,7 +25,8 @@ type listener struct {
 func (l *listener) Every() time.Duration { return l.every }
 
 func (l *listener) Send(messages ...string) error {
-	l.k.meet()
+	l.k.met.Lock()
+	defer l.k.met.Unlock()
 	if l.deaf {
 		return errors.New("nobody listens")
 	}
@@ -35,6 +36,8 @@ func (l *listener) Send(messages ...string) error {
 
 // take returns and forgets what was heard, except food.
 func (l *listener) take() []string {
+	l.k.met.Lock()
+	defer l.k.met.Unlock()
 	heard := slices.DeleteFunc(l.heard, func(s string) bool { return s == notify.Watchdog })
 	l.heard = nil
 	for i, s := range heard {

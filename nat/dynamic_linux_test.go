@@ -120,6 +120,23 @@ func TestDynamicLost(t *testing.T) {
 	k.write(want)
 }
 
+// TestDynamicUnled: a set can be made anew although the last rule of a chain leads
+// to it, and the rules before that one stay.
+func TestDynamicUnled(t *testing.T) {
+	k := newKernel(t)
+	want := dynamicRules()
+	rules := want.Chains[0].Rules
+	want.Chains[0].Rules = []Rule{rules[1], rules[0]}
+	k.write(want)
+	want = dynamicRules()
+	want.Dynamic[0].Size *= 2
+	want.Chains[0].Rules, want.Chains[1].Rules = []Rule{rules[1]}, []Rule{rules[0]}
+	k.write(want)
+	if !k.read().Satisfies(want) {
+		t.Errorf("missing: %q", k.read().Missing(want))
+	}
+}
+
 // TestDynamicListing: nft(8) reads our text and commands, and lists what we
 // write like what it makes of them.
 func TestDynamicListing(t *testing.T) {

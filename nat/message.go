@@ -39,10 +39,13 @@ func difference(have State, want Ruleset) []*batch {
 	var all []*batch
 	dynamic, changed, _ := have.dynamicChanges(want)
 	refill, stale := have.changes(want)
-	refill = slices.DeleteFunc(refill, func(c Chain) bool {
-		old, ok := have.chains[c.Name]
-		return ok && old.begins(c) && !c.uses(changed)
-	})
+	moves := func(c Chain) bool { old, ok := have.chains[c.Name]; return ok && old.base != c.base() }
+	// To other hooks: only another version's do, and no rule may lead to one. Nor
+	// to a dynamic set that is made anew.
+	moving := slices.ContainsFunc(refill, moves) || len(changed) > 0
+	if !moving {
+		refill = slices.DeleteFunc(refill, func(c Chain) bool { old, ok := have.chains[c.Name]; return ok && old.begins(c) })
+	}
 	sets, staleSets := have.setChanges(want)
 	sets = slices.DeleteFunc(sets, func(s Set) bool {
 		if len(s.Elements) <= maxElements {
@@ -61,10 +64,6 @@ func difference(have State, want Ruleset) []*batch {
 			b.deleteSet(s.Name)
 		}
 	}
-	moves := func(c Chain) bool { old, ok := have.chains[c.Name]; return ok && old.base != c.base() }
-	// To other hooks: only another version's do, and no rule may lead to one. Nor
-	// to a dynamic set that is made anew.
-	moving := slices.ContainsFunc(refill, moves) || len(changed) > 0
 	stays := func(c Chain) bool { return len(have.chains[c.Name].rules) > 0 && !moving }
 	if moving {
 		for _, name := range append(stale, names(refill)...) {

@@ -82,7 +82,7 @@ func TestInOrder(t *testing.T) {
 	t.Setenv("OURS", "secret")
 	o := newOffice(t)
 	first := o.program("first", `echo "1 $UPLINK $STATE $OURS$HOME" >> told; read x || echo "no input" >> told; sleep 0.01`)
-	second := o.program("second", `echo "2 $STATE" >> told; command -v ls > path`)
+	second := o.program("second", `command -v ls > path; echo "2 $STATE" >> told`)
 	want := ""
 	for i := range 5 {
 		o.Add(Job{"dsl", []string{first, second}, time.Minute, []string{"UPLINK=dsl", fmt.Sprintf("STATE=%d", i)}})
