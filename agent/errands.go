@@ -17,6 +17,7 @@ type errands struct {
 	results chan error               // capacity 1
 	then    func()                   // what the owner does when the job has succeeded; nil: there is none
 	plan    plan.Plan                // in force when it began
+	ends    []plan.End               // what it deletes by mark
 }
 
 // handover is how long the owner waits for the worker, which is enough where
@@ -62,8 +63,8 @@ func (d *daemon) finished(err error) error {
 func (d *daemon) together() bool { return d.errands == nil || d.trying }
 
 // later has a job done for plan p, and then what follows from its success. The
-// worker must be free.
-func (d *daemon) later(together bool, p plan.Plan, job func(tracker) error, then func()) error {
+// worker must be free. ends is what the job deletes by mark.
+func (d *daemon) later(together bool, p plan.Plan, ends []plan.End, job func(tracker) error, then func()) error {
 	if together || d.together() {
 		err := job(d.tracker)
 		if err == nil {
@@ -71,7 +72,7 @@ func (d *daemon) later(together bool, p plan.Plan, job func(tracker) error, then
 		}
 		return err
 	}
-	d.errands.then, d.errands.plan = then, p
+	d.errands.then, d.errands.plan, d.errands.ends = then, p, ends
 	d.errands.jobs <- job
 	select {
 	case err := <-d.errands.results:
@@ -81,14 +82,21 @@ func (d *daemon) later(together bool, p plan.Plan, job func(tracker) error, then
 	}
 }
 
-// returnsEarly reports whether an uplink is usable in p that was not when the
-// worker began: what it deletes may be that uplink's, and must not be what
-// begins there from now on.
+// returnsEarly reports whether an uplink gets connections in p that it did not
+// get when the worker began: it was not usable, or its connections were moved to
+// a better one. What the worker deletes may be that uplink's, and must not be
+// what begins there from now on.
 func (d *daemon) returnsEarly(p plan.Plan) bool {
-	return d.busy() && slices.ContainsFunc(d.errands.plan.Uplinks, func(o plan.Uplink) bool {
+	if !d.busy() {
+		return false
+	}
+	usable := slices.ContainsFunc(d.errands.plan.Uplinks, func(o plan.Uplink) bool {
 		i := slices.IndexFunc(p.Uplinks, func(u plan.Uplink) bool { return u.ID == o.ID })
 		return i >= 0 && slices.ContainsFunc([]routes.Family{routes.IPv4, routes.IPv6}, func(f routes.Family) bool {
 			return !o.Leg(f).Usable && p.Uplinks[i].Leg(f).Usable
 		})
+	})
+	return usable || slices.ContainsFunc(d.errands.ends, func(e plan.End) bool {
+		return e.Outgoing && slices.ContainsFunc(p.Uplinks, func(u plan.Uplink) bool { return u.Mark == e.Mark && p.Serves(u.Name, e.Family) })
 	})
 }

@@ -26,6 +26,10 @@ func (s *slow) DeleteByMark(mark, _ uint32, _ uint8) error {
 	return <-s.answer
 }
 
+func (s *slow) DeleteOutgoing(mark, mask uint32, family uint8) error {
+	return s.DeleteByMark(mark, mask, family)
+}
+
 // working runs the loop of a started daemon with three uplinks and a worker.
 func working(t *testing.T, f func(*rig, *slow)) {
 	t.Helper()
@@ -138,6 +142,37 @@ func TestReturnWhileDeleting(t *testing.T) {
 		r.after(4 * gap)
 		if !r.spreadOver(3) || r.busy() {
 			t.Errorf("not used again:\n%s", r.k.have)
+		}
+	})
+}
+
+// An uplink whose connections are being moved to a better one is not used again
+// before that is done, should the better one die: new ones would be deleted, too.
+func TestStandInAgainWhileMoving(t *testing.T) {
+	t.Parallel()
+	working(t, func(r *rig, s *slow) {
+		r.dropIn("20-tiers.toml", "[policy.default]\ntiers = [[\"a\"], [\"b\", \"c\"]]\nfailback = \"all\"\n")
+		r.calls <- func() { _, _ = r.reload(0) }
+		r.after(4 * gap)
+		r.cable("eth1", false)
+		s.answer <- nil
+		r.after(4 * gap)
+		r.cable("eth1", true)
+		if !slices.Equal(s.asked, []uint32{markA, markB}) || !r.spreadOver(1) {
+			t.Fatalf("asked for %#x, routes\n%s", s.asked, r.k.have)
+		}
+		r.cable("eth1", false)
+		if !r.spreadOver(1) {
+			t.Errorf("used too early:\n%s", r.k.have)
+		}
+		for range 3 { // the rest of the move, and a's own
+			if r.k.meet(); !r.spreadOver(2) || r.busy() {
+				s.answer <- nil
+				r.after(4 * gap)
+			}
+		}
+		if !r.spreadOver(2) || r.busy() {
+			t.Errorf("asked for %#x, routes\n%s", s.asked, r.k.have)
 		}
 	})
 }

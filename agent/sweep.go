@@ -69,7 +69,7 @@ func (d *daemon) sweepIfLost(p plan.Plan, facts routes.Facts) error {
 	if err != nil {
 		return err
 	}
-	return d.later(false, p, func(t tracker) error { return d.sweep(t, p, facts, inside) }, swept)
+	return d.later(false, p, nil, func(t tracker) error { return d.sweep(t, p, facts, inside) }, swept)
 }
 
 // sweep deletes the connections of usable uplinks whose answers can come no

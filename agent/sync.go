@@ -308,7 +308,7 @@ func (d *daemon) end(leaving []nat.Uplink, p plan.Plan, together bool) error {
 		settled()
 		return nil
 	}
-	return d.later(together, p, func(t tracker) error {
+	return d.later(together, p, ends, func(t tracker) error {
 		var errs []error
 		for _, e := range ends {
 			if e.Outgoing {

@@ -113,6 +113,9 @@ func (m *Monitor) collect(w *work) {
 // due returns when the next step has something to do, if only to collect
 // answers.
 func (m *Monitor) due(now time.Time) time.Time {
+	if len(m.closed) > 0 { // collect may have taken back that we are to be woken for them
+		return now
+	}
 	due := now.Add(time.Hour)
 	for _, w := range m.order {
 		due = earlier(due, w.due())

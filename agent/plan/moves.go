@@ -73,7 +73,7 @@ func returned(old, new Plan) []End {
 			}
 			for _, u := range new.Uplinks {
 				stoodIn := slices.ContainsFunc(before.Members, func(m Member) bool { return m.Uplink == u.Name })
-				if stoodIn && !new.serves(u.Name, f) && (p.MoveBack || u.Metered) {
+				if stoodIn && !new.Serves(u.Name, f) && (p.MoveBack || u.Metered) {
 					ends = append(ends, End{u.Mark, f, true})
 				}
 			}
@@ -82,8 +82,8 @@ func returned(old, new Plan) []End {
 	return ends
 }
 
-// serves reports whether an uplink carries some policy's new connections.
-func (p *Plan) serves(uplink string, f routes.Family) bool {
+// Serves reports whether an uplink carries some policy's new connections.
+func (p *Plan) Serves(uplink string, f routes.Family) bool {
 	return slices.ContainsFunc(p.Policies, func(o Policy) bool {
 		return slices.ContainsFunc(o.Choice(f).Members, func(m Member) bool { return m.Uplink == uplink })
 	})
