@@ -66,6 +66,11 @@ func (m *machine) routing() error {
 	if m.facts.Kernel, err = k.Facts(); err != nil {
 		return err
 	}
+	for _, l := range m.facts.Kernel.Links {
+		if on, err := routes.LargeReceive(l.Name); err == nil && on { // many have no such thing
+			m.facts.Joining = append(m.facts.Joining, l.Name)
+		}
+	}
 	m.facts.Rules, err = k.ForeignRules()
 	return err
 }

@@ -1,6 +1,7 @@
 package routes
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -62,5 +63,22 @@ func TestProbe(t *testing.T) {
 	}
 	if s := w.read(); len(s.Rules) != 4 || len(s.Routes) != 1 {
 		t.Errorf("it did not write what it was to try:\n%s", s)
+	}
+}
+
+// TestLargeReceive: a card without it is told from one that is not there.
+func TestLargeReceive(t *testing.T) {
+	w := newWorld(t)
+	err := w.ns.Do(func() error {
+		if on, err := LargeReceive("eth0"); err != nil || on {
+			t.Errorf("veth: %v, %v", on, err)
+		}
+		if on, err := LargeReceive("eth9"); !errors.Is(err, unix.ENODEV) {
+			t.Errorf("no interface: %v, %v", on, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -19,7 +19,11 @@ func boot(f *Facts) []Finding {
 	case d.Running && !d.Ready:
 		all = append(all, finding(Error, "agent", "its log says why", "it runs, and the kernel does not hold what it wants yet"))
 	case !d.Running:
-		all = append(all, finding(Note, "agent", "systemctl start multiroute   # or agent run", "it does not run"))
+		start := "agent run"
+		if s.Systemd && s.Unit != "" {
+			start = "systemctl start multiroute"
+		}
+		all = append(all, finding(Note, "agent", start, "it does not run"))
 	}
 	if d.ConfigError != "" {
 		all = append(all, finding(Warning, "agent", "agent check, then agent reload", "it runs with an older configuration: %s", d.ConfigError))

@@ -75,6 +75,7 @@ type Facts struct {
 	Programs    []string // names of running processes
 	Managed     []string // interfaces that NetworkManager manages
 	Links       map[string]Speed
+	Joining     []string // interfaces whose cards put received packets together (LRO)
 	Daemon      Daemon
 	Service     Service
 	Resolv      string // text of /etc/resolv.conf

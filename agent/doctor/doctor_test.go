@@ -89,6 +89,7 @@ func TestFindings(t *testing.T) {
 		{"nothing usable", "", func(f *Facts) { f.Kernel.Links = f.Kernel.Links[:1] }, "error*configuration*no uplink is usable"},
 		{"mtu", "mtu = 9000", func(*Facts) {}, "warning*uplink cable*mtu = 9000*1500*ip link set eth2 mtu 9000"},
 		{"slow card", "", func(f *Facts) { f.Links["eth1"] = Speed{100, "half"} }, "note*uplink dsl*100 Mbit/s, half duplex*ethtool eth1"},
+		{"LRO", "", func(f *Facts) { f.Joining = []string{"eth0", "eth9"} }, "warning*interface eth0*LRO*ethtool -K eth0 lro off"},
 		{"LAN and uplink alike", "", func(f *Facts) {
 			f.Kernel.Addrs = append(f.Kernel.Addrs, routes.Addr{Index: 2, Prefix: netip.MustParsePrefix("192.168.0.77/24"), Global: true, Usable: true})
 		}, "warning*192.168.0.0/24*LAN and uplink*another subnet"},

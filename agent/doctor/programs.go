@@ -17,7 +17,7 @@ func programs(f *Facts) []Finding {
 					where = file + " says " + key + "=" + value
 				}
 				all = append(all, finding(Warning, "systemd-networkd",
-					"printf '[Network]\\nManageForeignRoutingPolicyRules=no\\nManageForeignRoutes=no\\n' > /etc/systemd/networkd.conf.d/multiroute.conf; systemctl restart systemd-networkd",
+					"mkdir -p /etc/systemd/networkd.conf.d; printf '[Network]\\nManageForeignRoutingPolicyRules=no\\nManageForeignRoutes=no\\n' > /etc/systemd/networkd.conf.d/multiroute.conf; systemctl restart systemd-networkd",
 					"%s: it removes our rules or routes whenever it starts or sets an interface up (the agent puts them back within a second)", where))
 				break
 			}

@@ -39,6 +39,11 @@ func uplinks(f *Facts) []Finding {
 			all = append(all, finding(Note, subject, "look at cable and far end; ethtool "+u.Interface, "%s runs at %d Mbit/s, %s duplex", u.Interface, s.Mbit, s.Duplex))
 		}
 	}
+	for _, name := range f.Joining {
+		if f.forwards() && (slices.Contains(f.interfaces(), name) || slices.Contains(f.Config.Router.LAN, name)) {
+			all = append(all, finding(Warning, "interface "+name, "ethtool -K "+name+" lro off", "it puts received packets together (LRO): what is forwarded is slow or lost"))
+		}
+	}
 	return append(all, subnets(f)...)
 }
 

@@ -31,7 +31,7 @@ type pkg struct {
 // listed may import nothing of ours.
 var may = map[string][]string{
 	"cmd/agent":     {"agent", "agent/api", "agent/config", "agent/doctor", "agent/notify"},
-	"agent":         {"agent/api", "agent/balance", "agent/config", "agent/dns", "agent/doctor", "agent/domains", "agent/health", "agent/keep", "agent/notify", "agent/plan", "agent/probe", "agent/sysctl", "agent/web", "nat", "routes", "conntrack"},
+	"agent":         {"agent/api", "agent/balance", "agent/config", "agent/dns", "agent/doctor", "agent/domains", "agent/health", "agent/hooks", "agent/keep", "agent/notify", "agent/plan", "agent/probe", "agent/sysctl", "agent/web", "nat", "routes", "conntrack"},
 	"agent/plan":    {"agent/config", "agent/domains", "agent/health", "agent/sysctl", "nat", "routes"},
 	"agent/api":     {},
 	"agent/balance": {},
@@ -41,6 +41,7 @@ var may = map[string][]string{
 	"agent/sysctl":  {"agent/keep"},
 	"agent/health":  {"agent/config", "routes"},
 	"agent/dns":     {"routes"},
+	"agent/hooks":   {},
 	"agent/doctor":  {"agent/config", "agent/plan", "agent/sysctl", "nat", "routes"},
 	"agent/domains": {"agent/dns", "routes"},
 	"agent/probe":   {"agent/config", "agent/dns", "agent/health", "routes"},

@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"multiroute/agent/doctor"
 	"multiroute/test/lab"
 	"multiroute/test/rig"
@@ -122,5 +125,72 @@ func TestDoctorChangesNothing(t *testing.T) {
 	}
 	if after := h.state(true); fmt.Sprint(after) != fmt.Sprint(before) {
 		t.Errorf("with a daemon before:\n%v\nafter:\n%v", before, after)
+	}
+}
+
+// TestDoctorRule: a VPN's rule takes everything away from the uplinks, and one
+// that asks for somebody's mark does not.
+func TestDoctorRule(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{NoIPv6: true})
+	h.start(ctx, rig.Config(h.Topology, nil))
+	sources := func() int { return len(lab.Spread(ctx, h.Client(), 60, lab.Everywhere).Sources) }
+	if n := sources(); n != len(h.Uplinks) {
+		t.Fatalf("connections leave by %d uplinks at the beginning", n)
+	}
+	handle := h.Topology.Router.Handle()
+	u := h.Uplinks[0]
+	link, err := h.Topology.Router.Link(u.Interface)
+	must(t, err)
+	must(t, handle.RouteAdd(&netlink.Route{Table: 51820, Gw: u.Gateway.AsSlice(), LinkIndex: link.Attrs().Index}))
+	all := uint32(0xffffffff)
+	vpn := netlink.NewRule()
+	vpn.Family, vpn.Priority, vpn.Table, vpn.Mark, vpn.Mask = unix.AF_INET, 9999, 51820, 51820, &all
+	must(t, handle.RuleAdd(vpn))
+	if r, code := h.doctor(); code == 1 || len(about(r, "ip -4 rule")) > 0 {
+		t.Errorf("exit %d for a rule of somebody's mark: %+v", code, r.Findings)
+	}
+	must(t, handle.RuleDel(vpn))
+	// As wg-quick writes them.
+	vpn.Invert = true
+	must(t, handle.RuleAdd(vpn))
+	local := netlink.NewRule()
+	local.Family, local.Priority, local.Table, local.SuppressPrefixlen = unix.AF_INET, 9998, unix.RT_TABLE_MAIN, 0
+	must(t, handle.RuleAdd(local))
+	if n := sources(); n != 1 {
+		t.Fatalf("connections leave by %d uplinks in spite of the VPN's rule", n)
+	}
+	r, code := h.doctor()
+	if found := about(r, "ip -4 rule pref 9999"); code != 1 || len(found) != 1 || found[0].Severity != doctor.Error {
+		t.Errorf("exit %d: %+v", code, r.Findings)
+	}
+	must(t, handle.RuleDel(vpn))
+	if r, code := h.doctor(); code == 1 {
+		t.Errorf("exit %d afterwards: %+v", code, r.Findings)
+	}
+}
+
+// TestDoctorMarks: another program's rules write our bits of the mark, so that
+// connections leave by one uplink only; and those that write others do not.
+func TestDoctorMarks(t *testing.T) {
+	needPrograms(t, "nft")
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{NoIPv6: true})
+	h.start(ctx, rig.Config(h.Topology, nil))
+	status, err := h.Status(ctx)
+	must(t, err)
+	mark := status.Uplinks[0].Mark
+	h.shell("nft add table inet qos", "nft add chain inet qos p { type filter hook prerouting priority -140; }",
+		"nft add rule inet qos p iifname eth0 meta mark set meta mark and 0xffff00ff or 0x1200")
+	if r, _ := h.doctor(); len(about(r, "chain inet qos")) > 0 {
+		t.Errorf("for other bits: %+v", r.Findings)
+	}
+	h.shell("nft flush chain inet qos p", "nft add rule inet qos p iifname eth0 meta mark set "+fmt.Sprint(mark))
+	if n := len(lab.Spread(ctx, h.Client(), 60, lab.Everywhere).Sources); n != 1 {
+		t.Fatalf("connections leave by %d uplinks in spite of the marks", n)
+	}
+	r, code := h.doctor()
+	if found := about(r, "chain inet qos p"); code != 3 && code != 1 || len(found) != 1 || found[0].Severity != doctor.Warning {
+		t.Errorf("exit %d: %+v", code, r.Findings)
 	}
 }
