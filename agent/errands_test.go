@@ -102,6 +102,10 @@ func TestFailoverWhileDeleting(t *testing.T) {
 		if !slices.Equal(s.asked, []uint32{markA, markB}) || r.busy() || r.settled.Uplinks[1].Usable() || from() {
 			t.Errorf("asked for %#x, busy %v; rules and routes\n%s", s.asked, r.busy(), r.k.have)
 		}
+		// What waited for the worker is nobody's doing.
+		if log := r.log.take(); strings.Contains(log, "missing") || r.drift.repairs > 0 {
+			t.Errorf("%d repairs; the log:\n%s", r.drift.repairs, log)
+		}
 	})
 }
 

@@ -192,7 +192,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		return true, errors.Join(owed, err)
 	}
 	if d.busy() && len(staged.Last) > 0 { // connections come first: the pass after that one goes on
-		d.applied = true
+		d.applied, d.owing = true, true
 		return false, owed
 	}
 	if err := d.router.Apply(staged.Last); err != nil {

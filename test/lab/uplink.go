@@ -219,8 +219,10 @@ func (u *Uplink) Renumber(addr netip.Prefix, gateway netip.Addr) error {
 			return err
 		}
 	}
-	if err := router.DelAddr(u.Interface, old.Address); err != nil {
-		return err
+	if addr != old.Address { // else the kernel would end connections some time later (masq_inet_event), also new ones
+		if err := router.DelAddr(u.Interface, old.Address); err != nil {
+			return err
+		}
 	}
 	if err := u.configure(); err != nil {
 		return err
