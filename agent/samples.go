@@ -18,7 +18,12 @@ import (
 
 // How often what is shown is looked at.
 const (
-	sampleEvery = time.Second
+	// sampleEvery is enough for the charts; sampleWatched is while somebody looks
+	// at the status page.
+	sampleEvery   = 2 * time.Second
+	sampleWatched = time.Second
+	// statsEvery is how often the kernel is asked how full its table is.
+	statsEvery = 5 * time.Second
 	// countEvery is how often connections are counted, and countWatched while
 	// somebody looks at the status page. It takes time in proportion to their
 	// number, of which it may use one part in countShare.
@@ -29,7 +34,7 @@ const (
 	listenEvery = 5 * time.Second
 )
 
-// sampler looks, once a second, at everything that metrics and status page show,
+// sampler looks, once in one or two seconds, at everything that metrics and status page show,
 // however many clients they have.
 type sampler struct {
 	h        *handler
@@ -42,13 +47,25 @@ type sampler struct {
 	counts  map[uint32]int // connections by mark; nil: not counted
 	counted time.Time
 	cost    time.Duration // of counting them
+
+	full  *web.Conntrack // the newest
+	asked time.Time      // when it was asked for
 }
 
 // run samples until ctx ends.
 func (s *sampler) run(ctx context.Context) error {
-	tick := time.NewTicker(sampleEvery)
+	tick := time.NewTimer(0)
 	defer tick.Stop()
-	for {
+	for next := time.Now(); ; {
+		every := sampleEvery
+		if s.watched() {
+			every = sampleWatched
+		}
+		if now := time.Now(); now.Sub(next) > every {
+			next = now // late: what was missed is missed
+		}
+		next = next.Add(every)
+		tick.Reset(time.Until(next))
 		if err := s.sample(ctx); err != nil {
 			return nil // the agent ends
 		}
@@ -105,9 +122,13 @@ func (s *sampler) sample(ctx context.Context) error {
 			n.Connections[u.Name], u.Connections = count, &count
 		}
 	}
-	if t, err := s.stats(); err == nil {
-		n.Conntrack = &web.Conntrack{Entries: t.Entries, Limit: t.Limit, InsertFailed: t.InsertFailed, Dropped: t.Dropped, EarlyDropped: t.EarlyDropped}
+	if n.Time.Sub(s.asked) >= statsEvery-sampleWatched/2 {
+		s.asked, s.full = n.Time, nil
+		if t, err := s.stats(); err == nil {
+			s.full = &web.Conntrack{Entries: t.Entries, Limit: t.Limit, InsertFailed: t.InsertFailed, Dropped: t.Dropped, EarlyDropped: t.EarlyDropped}
+		}
 	}
+	n.Conntrack = s.full
 	s.publish(&n)
 	return nil
 }
@@ -118,7 +139,7 @@ func (s *sampler) count(mask uint32, now time.Time) {
 	if s.watched() {
 		every = countWatched
 	}
-	if !s.counted.IsZero() && now.Sub(s.counted) < max(every, countShare*s.cost)-sampleEvery/2 {
+	if !s.counted.IsZero() && now.Sub(s.counted) < max(every, countShare*s.cost)-sampleWatched/2 {
 		return
 	}
 	counts, err := s.h.d.counter.CountByMark(mask)

@@ -37,6 +37,7 @@ type limits struct {
 	idle        time.Duration
 	requests    *rate.Limiter // of any kind
 	expensive   *rate.Limiter // of the kind that asks the kernel or writes much
+	penalty     time.Duration // after which who asks too often is told so
 	header      int           // bytes
 }
 
@@ -49,6 +50,7 @@ func defaultLimits() limits {
 		idle:        30 * time.Second,
 		requests:    rate.NewLimiter(20, 100),
 		expensive:   rate.NewLimiter(3, 12),
+		penalty:     100 * time.Millisecond,
 		header:      8 << 10,
 	}
 }
@@ -141,6 +143,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	route, ok := s.routes[r.URL.Path]
 	switch {
 	case !s.limits.requests.Allow() || route.expensive && !s.limits.expensive.Allow():
+		select { // else a crowd that is turned away takes more than one that is served
+		case <-time.After(s.limits.penalty):
+		case <-r.Context().Done():
+		}
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "too many requests: try again in a second", http.StatusTooManyRequests)
 	case !ok:

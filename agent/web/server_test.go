@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"multiroute/agent/api"
 )
@@ -166,6 +167,7 @@ func TestHeaders(t *testing.T) {
 func TestTooMany(t *testing.T) {
 	t.Parallel()
 	s := served(t, sample())
+	s.limits.penalty = time.Microsecond
 	codes := map[int]int{}
 	for range 500 {
 		w := get(t, s, "/metrics")

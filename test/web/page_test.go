@@ -37,36 +37,18 @@ func TestPage(t *testing.T) {
 	if err != nil {
 		t.Skip("there is no chromium (on Debian: apt-get install chromium)")
 	}
-	if err := lab.Available(); err != nil {
-		t.Skip(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	folder, err := os.MkdirTemp("/run", "w") // the lab's own; short
-	must(t, err)
-	agentProgram, err := rig.Build(folder)
-	must(t, err)
 	options := lab.Options{Uplinks: 3}
 	if pictures != "" { // something to see
 		options.Wires = map[int]lab.WireKind{1: lab.Line, 2: lab.Line, 3: lab.Line}
 	}
-	top, err := lab.NewRouter(options)
-	must(t, err)
-	t.Cleanup(top.Close)
+	top, a := house(ctx, t, options, func(top *lab.Topology) string { return rig.Probing(top, []int{3, 2, 1}) })
 	for i, u := range top.Uplinks {
 		if pictures != "" {
 			u.Wire().Delay(time.Duration(5+4*i) * time.Millisecond)
 		}
 	}
-	a := rig.New(agentProgram, folder, top.Router)
-	a.HTTP = "127.0.0.1:9780"
-	must(t, a.Configure(rig.Probing(top, []int{3, 2, 1})))
-	must(t, a.Run(ctx))
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(a.Log())
-		}
-	})
 	up := func(s api.Status) bool {
 		for _, u := range s.Uplinks {
 			if u.State != api.Up || u.RTT == nil {
@@ -81,7 +63,7 @@ func TestPage(t *testing.T) {
 	must(t, err)
 	defer streams.Stop()
 
-	b, err := start(ctx, program, filepath.Join(folder, "profile"), top.Router)
+	b, err := start(ctx, program, filepath.Join(a.Folder, "profile"), top.Router)
 	must(t, err)
 	t.Cleanup(func() { _ = b.close() })
 	must(t, b.size(ctx, 1280, 900, false))
