@@ -119,7 +119,7 @@ type daemon struct {
 	ruleset     nat.Ruleset // compiled from plan
 	compiler    nat.Cache
 	settled     plan.Plan // the newest whose connections were dealt with
-	owing       bool      // the kernel refused something of the newest plan: what is missing is nobody's doing
+	owing       bool      // the kernel refused something of the newest plan, or it waits for the worker: what is missing is nobody's doing
 	trying      bool      // this pass will be undone if the kernel refuses something, so it stops there
 	fresh       bool      // our table, or part of it, was not there, and connections of that time are not dealt with
 	applied     bool      // plan and ruleset were once written or found in the kernel

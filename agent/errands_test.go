@@ -109,6 +109,29 @@ func TestFailoverWhileDeleting(t *testing.T) {
 	})
 }
 
+// What waits for the worker was not taken away by anybody.
+func TestNothingMissingWhileDeleting(t *testing.T) {
+	t.Parallel()
+	working(t, func(r *rig, s *slow) {
+		r.cable("eth1", false)
+		last := func() bool {
+			return slices.ContainsFunc(r.k.have.Routes, func(o routes.Route) bool { return o.Table == r.plan.Uplinks[0].Table && o.Unreachable })
+		}
+		for range 2 * repairBurst {
+			r.changed()
+			r.after(4 * gap)
+		}
+		if log := r.log.take(); last() || r.drift.repairs > 0 || strings.Contains(log, "level=WARN") || strings.Contains(log, "level=ERROR") {
+			t.Errorf("%d repairs, log:\n%s", r.drift.repairs, log)
+		}
+		s.answer <- nil
+		r.after(4 * gap)
+		if !last() || r.owing || r.drift.repairs > 0 {
+			t.Errorf("not finished: owing %v, %d repairs, routes\n%s", r.owing, r.drift.repairs, r.k.have)
+		}
+	})
+}
+
 // What has failed is tried again until it succeeds, and said once.
 func TestDeletingFails(t *testing.T) {
 	t.Parallel()

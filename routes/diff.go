@@ -102,14 +102,18 @@ type Staged struct {
 	// Last, when the connections of uplinks that go are deleted: what keeps
 	// their packets from going another way with the old address. These are
 	// rules on marks with the tables behind them, and last resorts of tables
-	// whose default has gone. Rules on addresses, too: they tell the next agent
+	// that have nothing else any more, whether we take that away, did so before,
+	// or the kernel did. Rules on addresses, too: they tell the next agent
 	// which connections had those, should this one die before.
 	Last []Op
 }
 
 // Stage splits what Diff returned for want.
 func Stage(ops []Op, want Spec) Staged {
-	leaving, dying, open := map[int]bool{}, map[int]bool{}, map[int]bool{}
+	leads, leaving, fresh, open := map[tableKey]bool{}, map[int]bool{}, map[tableKey]bool{}, map[int]bool{}
+	for _, r := range want.Routes {
+		leads[tableKey{r.Family, r.Table}] = leads[tableKey{r.Family, r.Table}] || r.Metric != MetricLast
+	}
 	for _, r := range want.Rules {
 		if r.Mask == 0 && !r.From.IsValid() {
 			open[r.Table] = true // anybody's packets reach it
@@ -119,9 +123,13 @@ func Stage(ops []Op, want Spec) Staged {
 		switch {
 		case op.Verb == Delete && op.Rule != nil && op.Rule.Mask != 0 && op.Rule.Goto == 0:
 			leaving[op.Rule.Table] = true
-		case op.Verb == Delete && op.Route != nil && op.Route.Metric != MetricLast:
-			dying[op.Route.Table] = true
+		case op.Verb == Add:
+			fresh[tableKey{op.Rule.Family, op.Rule.Table}] = true // nobody has connections there
 		}
+	}
+	bare := func(r *Route) bool {
+		table := tableKey{r.Family, r.Table}
+		return r.Metric == MetricLast && !leads[table] && !fresh[table] && !open[r.Table]
 	}
 	var s Staged
 	for _, op := range ops {
@@ -129,7 +137,7 @@ func Stage(ops []Op, want Spec) Staged {
 		case op.Verb == Delete && op.Rule != nil && op.Rule.Mask != 0 && op.Rule.Goto == 0,
 			op.Verb == Delete && op.Rule != nil && op.Rule.From.IsValid(),
 			op.Verb == Delete && op.Route != nil && (leaving[op.Route.Table] || op.Route.Metric == MetricLast),
-			op.Verb == Replace && dying[op.Route.Table] && op.Route.Metric == MetricLast:
+			op.Verb == Replace && bare(op.Route):
 			s.Last = append(s.Last, op)
 		case op.Verb == Add && !open[op.Rule.Table],
 			op.Verb == Replace && !open[op.Route.Table]:
