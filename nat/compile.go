@@ -27,6 +27,7 @@ func compile(s Spec, policyRules func([]PolicyRule, []Policy) chosen) Ruleset {
 	if len(s.Rules) > 0 {
 		c.chosen = policyRules(s.Rules, s.Policies)
 		c.rules.Sets = slices.Clip(c.chosen.sets)
+		c.rules.Chains = append(c.rules.Chains, c.chosen.chains...)
 	}
 	if rules := c.clientRules(); len(rules) > 0 {
 		c.chain(Chain{Name: rulesChain, Rules: rules})

@@ -3,7 +3,6 @@ package nat
 import (
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/mdlayher/netlink"
@@ -71,6 +70,7 @@ func decodeState(tables, chains, rules, sets []netlink.Message) (State, error) {
 			s.chains[r.chain] = c
 		}
 	}
+	used := s.used()
 	for _, m := range sets {
 		x, err := decodeSet(m)
 		if err != nil {
@@ -79,7 +79,7 @@ func decodeState(tables, chains, rules, sets []netlink.Message) (State, error) {
 		switch {
 		case x.table != TableName:
 		case strings.HasPrefix(x.name, setPrefix):
-			s.sets[x.name] = s.uses(x.name)
+			s.sets[x.name] = used[x.name]
 		case isDynamic(x.name):
 			s.dynamic[x.name] = x.dynamicState
 		}
@@ -87,16 +87,22 @@ func decodeState(tables, chains, rules, sets []netlink.Message) (State, error) {
 	return s, nil
 }
 
-// uses reports whether one of our rules looks things up in a set.
-func (s State) uses(set string) bool {
+// used are the sets that our rules look things up in.
+func (s State) used() map[string]bool {
+	used := map[string]bool{}
 	for _, c := range s.chains {
 		for _, comment := range c.rules {
-			if words := strings.Fields(comment); strings.HasPrefix(comment, fingerprintPrefix) && slices.Contains(words, "@"+set) {
-				return true
+			if !strings.HasPrefix(comment, fingerprintPrefix) {
+				continue
+			}
+			for word := range strings.FieldsSeq(comment) {
+				if set, ok := strings.CutPrefix(word, "@"); ok {
+					used[set] = true
+				}
 			}
 		}
 	}
-	return false
+	return used
 }
 
 func decodeTable(m netlink.Message) (t tableMessage, err error) {

@@ -47,13 +47,8 @@ func difference(have State, want Ruleset) []*batch {
 		refill = slices.DeleteFunc(refill, func(c Chain) bool { old, ok := have.chains[c.Name]; return ok && old.begins(c) })
 	}
 	sets, staleSets := have.setChanges(want)
-	sets = slices.DeleteFunc(sets, func(s Set) bool {
-		if len(s.Elements) <= maxElements {
-			return false
-		}
-		all = append(all, loading(s, slices.Contains(staleSets, s.Name))...)
-		return true
-	})
+	early, sets := loadedFirst(sets)
+	all = append(all, loading(early, staleSets)...)
 	b, there := newBatch(), have.Exists && !have.Dormant
 	if there {
 		b = emptyBatch() // where the table has gone meanwhile, it fails
@@ -162,8 +157,8 @@ func leftovers(have State, want Ruleset) *batch {
 	return b
 }
 
-// maxElements is how long a set may be to be written with everything else, and
-// maxLists how many lists of elements one transaction loads of a longer one. At
+// maxElements is how many elements are written with everything else, and
+// maxLists how many lists of elements one transaction loads of more. At
 // the end of a transaction the kernel makes a page of notification for each
 // element, as long as anybody anywhere listens (nf_tables_setelem_notify,
 // net/netfilter/nf_tables_api.c), and frees none before the last: a hundred
@@ -175,30 +170,50 @@ const (
 	maxLists    = 8
 )
 
-// loading makes the transactions that load a long set. If they stop in the
-// middle, no rule looks things up in the set, which is how the next Read knows.
-func loading(s Set, replace bool) []*batch {
+// loadedFirst chooses the sets to load before everything else, so that not too
+// many elements are left to go with it.
+func loadedFirst(sets []Set) (early, rest []Set) {
+	left := 0
+	for _, s := range sets {
+		left += len(s.Elements)
+	}
+	for i, s := range sets {
+		if left <= maxElements {
+			return sets[:i], sets[i:]
+		}
+		left -= len(s.Elements)
+	}
+	return sets, nil
+}
+
+// loading makes the transactions that load sets. If they stop in the middle, no
+// rule looks things up in them, which is how the next Read knows.
+func loading(sets []Set, stale []string) []*batch {
 	var all []*batch
-	b := newBatch()
-	if replace {
-		b.deleteSet(s.Name)
+	if len(sets) == 0 {
+		return nil
 	}
+	b, bytes := newBatch(), 0
 	added := map[string]bool{}
-	for _, e := range s.Elements {
-		if name := e.Verdict.Chain; name != "" && !added[name] {
-			added[name] = true
-			b.addChain(Chain{Name: name})
+	for _, s := range sets {
+		if slices.Contains(stale, s.Name) {
+			b.deleteSet(s.Name)
 		}
-	}
-	b.addNamed(s)
-	lists := 0
-	for list := range newElementList(s).chunks() {
-		if lists == maxLists {
-			b.end()
-			all, b, lists = append(all, b), newBatch(), 0
+		for _, e := range s.Elements {
+			if name := e.Verdict.Chain; name != "" && !added[name] {
+				added[name] = true
+				b.addChain(Chain{Name: name})
+			}
 		}
-		b.addElements(s, list)
-		lists++
+		b.addNamed(s)
+		for list := range newElementList(s).chunks() {
+			if bytes+len(list) > maxLists*maxList {
+				b.end()
+				all, b, bytes = append(all, b), newBatch(), 0
+			}
+			b.addElements(s, list)
+			bytes += len(list)
+		}
 	}
 	b.end()
 	return append(all, b)

@@ -111,7 +111,12 @@ func point(raw string) span { return span{raw, raw} }
 
 // add adds a field; one that may be anything is none.
 func (p *part) add(f Field, list []span) {
-	if list = joined(f, spans(list)); len(list) > 0 {
+	p.addOrdered(f, joined(f, spans(list)))
+}
+
+// addOrdered is add for ranges that joined has made.
+func (p *part) addOrdered(f Field, list []span) {
+	if len(list) > 0 {
 		p.fields = append(p.fields, partField{field: f, spans: list})
 	}
 }
@@ -166,17 +171,23 @@ func (p *part) addPorts(f Field, ports []PortRange) bool {
 
 // addPrefixes adds the addresses of one family; false if there are only others.
 func (p *part) addPrefixes(f Field, all []netip.Prefix, v6 bool) bool {
-	var list []span
+	n := 0
+	for _, x := range all {
+		if x.Addr().Is6() == v6 {
+			n++
+		}
+	}
+	list := make([]span, 0, n)
 	for _, x := range all {
 		if x.Addr().Is6() == v6 {
 			list = append(list, prefixSpan(x))
 		}
 	}
-	if len(all) > 0 && len(list) == 0 {
+	if len(all) > 0 && n == 0 {
 		return false
 	}
 	if list = joined(f, spans(list)); !slices.Equal(list, everything(f)) {
-		p.add(f, list)
+		p.addOrdered(f, list)
 	}
 	return true
 }
@@ -189,6 +200,9 @@ func everything(f Field) []span {
 
 func prefixSpan(x netip.Prefix) span {
 	lo := x.Masked().Addr().AsSlice()
+	if x.IsSingleIP() {
+		return point(string(lo))
+	}
 	hi := slices.Clone(lo)
 	for i := x.Bits(); i < len(hi)*8; i++ {
 		hi[i/8] |= 0x80 >> (i % 8)
@@ -212,6 +226,7 @@ func familyOf(f Field) byte {
 type chosen struct {
 	clients, own []Rule
 	sets         []Set
+	chains       []Chain // of long sets
 }
 
 // policyRules compiles PolicyRules.
@@ -251,9 +266,12 @@ const maxValues = 16
 // groupRule makes one rule of a group.
 func (c *chosen) groupRule(g *group) Rule {
 	var rule Rule
-	first := g.parts[0]
+	first, varying := g.parts[0], g.varying
+	if len(varying) == 0 {
+		varying = first.long()
+	}
 	for i, f := range first.fields {
-		if !slices.Contains(g.varying, i) {
+		if !slices.Contains(varying, i) {
 			if f.set != "" {
 				rule = append(rule, Lookup{Fields: []Field{f.field}, Set: f.set})
 				continue
@@ -263,21 +281,43 @@ func (c *chosen) groupRule(g *group) Rule {
 	}
 	same := !slices.ContainsFunc(g.elements, func(e Element) bool { return e.Verdict != first.verdict })
 	switch {
-	case len(g.varying) == 0:
+	case len(varying) == 0:
 		return append(rule, first.verdict)
+	case len(g.varying) == 0:
+		f := first.fields[varying[0]]
+		return append(rule, c.pieces(setOf(f.field, f.spans), first.verdict))
 	case len(g.varying) == 1 && same:
 		field := first.fields[g.varying[0]].field
-		var list []span
-		for _, e := range g.elements {
-			list = append(list, span{e.Lo, e.Hi})
+		list := make([]span, len(g.elements))
+		for i, e := range g.elements {
+			list[i] = span{e.Lo, e.Hi}
 		}
-		return append(rule, c.match(field, joined(field, list)), first.verdict)
+		list = joined(field, list)
+		if long(field, len(list)) {
+			return append(rule, c.pieces(setOf(field, list), first.verdict))
+		}
+		return append(rule, c.match(field, list), first.verdict)
 	}
 	s := Set{Verdicts: true, Elements: g.elements}
 	for _, i := range g.varying {
 		s.Fields = append(s.Fields, first.fields[i].field)
 	}
+	if len(s.Fields) == 1 && long(s.Fields[0], len(s.Elements)) {
+		return append(rule, c.pieces(s, Verdict{}))
+	}
 	return append(rule, c.lookup(s))
+}
+
+// long returns the index of the field with the longest long list, alone; nil if
+// there is none.
+func (p part) long() []int {
+	var best []int
+	for i, f := range p.fields {
+		if long(f.field, len(f.spans)) && (best == nil || len(f.spans) > len(p.fields[best[0]].spans)) {
+			best = []int{i}
+		}
+	}
+	return best
 }
 
 // match compares a field with values, or looks many up in a set.
@@ -298,11 +338,16 @@ func (c *chosen) match(f Field, list []span) Statement {
 		}
 		return m
 	}
-	s := Set{Fields: []Field{f}}
-	for _, x := range list {
-		s.Elements = append(s.Elements, Element{Lo: x.lo, Hi: x.hi})
+	return c.lookup(setOf(f, list))
+}
+
+// setOf makes a set of ranges.
+func setOf(f Field, list []span) Set {
+	s := Set{Fields: []Field{f}, Elements: make([]Element, len(list))}
+	for i, x := range list {
+		s.Elements[i] = Element{Lo: x.lo, Hi: x.hi}
 	}
-	return c.lookup(s)
+	return s
 }
 
 // lookup adds a set to the table, once, and looks its fields up in it.

@@ -223,17 +223,18 @@ const (
 	Drop   VerdictKind = "drop"
 	Return VerdictKind = "return"
 	Goto   VerdictKind = "goto"
+	Jump   VerdictKind = "jump" // goes on with the next rule if nothing there ends the packet's way
 )
 
 // Verdict ends a rule.
 type Verdict struct {
 	Kind  VerdictKind
-	Chain string // Goto only
+	Chain string // Goto and Jump only
 }
 
 func (v Verdict) String() string {
-	if v.Kind == Goto {
-		return "goto " + v.Chain
+	if v.Chain != "" {
+		return string(v.Kind) + " " + v.Chain
 	}
 	return string(v.Kind)
 }

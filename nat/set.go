@@ -167,10 +167,10 @@ func (s span) value(f Field) Value {
 	return v
 }
 
-// spans makes an ordered list of ranges that neither overlap nor touch.
+// spans makes an ordered list of ranges that do not overlap, in place.
 func spans(all []span) []span {
 	slices.SortFunc(all, func(a, b span) int { return strings.Compare(a.lo, b.lo) })
-	var merged []span
+	merged := all[:0]
 	for _, s := range all {
 		if n := len(merged); n > 0 && s.lo <= merged[n-1].hi {
 			merged[n-1].hi = max(merged[n-1].hi, s.hi)
@@ -181,22 +181,32 @@ func spans(all []span) []span {
 	return merged
 }
 
-// joined makes one of ranges that touch; only where values have an order.
+// joined makes one of ranges that touch, in place; only where values have an
+// order.
 func joined(f Field, all []span) []span {
 	if !ordered(f) {
 		return all
 	}
-	var merged []span
+	merged := all[:0]
 	for _, s := range all {
-		if n := len(merged); n > 0 {
-			if next, ok := successor(merged[n-1].hi); ok && string(next) == s.lo {
-				merged[n-1].hi = s.hi
-				continue
-			}
+		if n := len(merged); n > 0 && follows(s.lo, merged[n-1].hi) {
+			merged[n-1].hi = s.hi
+			continue
 		}
 		merged = append(merged, s)
 	}
 	return merged
+}
+
+// follows reports whether b+1 is a, as numbers of the same length.
+func follows(a, b string) bool {
+	i := len(b) - 1
+	for ; i >= 0 && b[i] == 0xff; i-- {
+		if a[i] != 0 {
+			return false
+		}
+	}
+	return i >= 0 && a[i] == b[i]+1 && a[:i] == b[:i]
 }
 
 // ordered reports whether neighbouring values of a field make a range: their

@@ -56,7 +56,7 @@ func listOf[T comparable](elem kind) kind {
 			fail(n, wrongType(n.raw, wants).Error()+": put it in [ ]")
 			return nil
 		}
-		out, seen, good := make([]T, 0, len(list)), map[T]bool{}, true
+		out, seen, good := make([]T, 0, len(list)), make(map[T]bool, len(list)), true
 		for _, e := range list {
 			v, ok := elem.check(e, fail).(T)
 			if !ok {

@@ -61,11 +61,11 @@ func newTree(file int, v any, p *place) *node {
 	case []any:
 		list := make([]*node, len(v))
 		for i := range v {
-			where := &place{line: p.line}
 			if i < len(p.elems) {
-				where = p.elems[i]
+				list[i] = newTree(file, v[i], p.elems[i])
+			} else {
+				list[i] = newTree(file, v[i], &place{line: p.line})
 			}
-			list[i] = newTree(file, v[i], where)
 			list[i].index = i + 1
 		}
 		n.raw = list
