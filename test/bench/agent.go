@@ -107,7 +107,7 @@ func untilReady(ctx context.Context, a *rig.Agent) (time.Duration, error) {
 
 // memory looks at the agent's memory, and again after many reloads which each change something.
 func (b *bench) memory(ctx context.Context, r *report, h *house, a *rig.Agent) error {
-	kib, err := resident(a.PID())
+	kib, err := memoryOf(a.PID(), "VmRSS:")
 	if err != nil {
 		return err
 	}
@@ -117,25 +117,25 @@ func (b *bench) memory(ctx context.Context, r *report, h *house, a *rig.Agent) e
 			return err
 		}
 	}
-	if kib, err = resident(a.PID()); err != nil {
+	if kib, err = memoryOf(a.PID(), "VmRSS:"); err != nil {
 		return err
 	}
 	r.value("memory after reloads", kib/1024)
 	return nil
 }
 
-// resident is a process's resident memory in KiB.
-func resident(pid int) (float64, error) {
+// memoryOf is a line of a process's status (proc_pid_status(5)) about its memory, in KiB.
+func memoryOf(pid int, line string) (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
-	for line := range bytes.Lines(status) {
-		if fields := bytes.Fields(line); len(fields) > 1 && string(fields[0]) == "VmRSS:" {
+	for text := range bytes.Lines(status) {
+		if fields := bytes.Fields(text); len(fields) > 1 && string(fields[0]) == line {
 			return strconv.ParseFloat(string(fields[1]), 64)
 		}
 	}
-	return 0, fmt.Errorf("process %d has no VmRSS", pid)
+	return 0, fmt.Errorf("process %d has no %s", pid, line)
 }
 
 // monitor counts what is written to a namespace's configuration.

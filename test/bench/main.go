@@ -1,7 +1,8 @@
 //go:build linux
 
 // Bench runs the real agent in a laboratory and measures it: what a packet costs, compared with a bare masquerade in the same run; how long the
-// agent takes to start; its memory; and that a restart writes nothing. It prints a table, and its exit status is 1 if a bound is missed.
+// agent takes to start; its memory; that a restart writes nothing; what rules cost, many of them and long ones; and how long a long list takes to load and
+// to change. It prints a table, and its exit status is 1 if a bound is missed.
 //
 // Packets are measured in two ways. Frames written in batches show the router and little else: bounds are about those. Ordinary sockets at both ends
 // show what programs notice.
@@ -69,17 +70,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // effort says how much is measured.
 type effort struct {
-	rounds  int           // of packets
-	turns   int           // of each variant in a round
-	slice   time.Duration // of known connections, in a round
-	first   int           // new connections in a round
-	starts  int           // of the agent
-	reloads int
+	rounds     int           // of packets
+	ruleRounds int           // of packets, for what rules cost
+	turns      int           // of each variant in a round
+	slice      time.Duration // of known connections, in a round
+	first      int           // new connections in a round
+	starts     int           // of the agent
+	reloads    int
+	loads      int // of a long list
 }
 
 var (
-	full  = effort{rounds: 75, turns: 10, slice: 200 * time.Millisecond, first: 10000, starts: 20, reloads: 100}
-	short = effort{rounds: 9, turns: 10, slice: 100 * time.Millisecond, first: 5000, starts: 7, reloads: 100}
+	full  = effort{rounds: 75, ruleRounds: 25, turns: 10, slice: 200 * time.Millisecond, first: 10000, starts: 20, reloads: 100, loads: 3}
+	short = effort{rounds: 9, ruleRounds: 5, turns: 10, slice: 100 * time.Millisecond, first: 5000, starts: 7, reloads: 100, loads: 3}
 )
 
 // bench is one run.
@@ -111,12 +114,22 @@ func (b *bench) run(ctx context.Context) (*report, error) {
 		if err := b.agentItself(ctx, r); err != nil {
 			return nil, err
 		}
+		if err := b.lists(ctx, r); err != nil {
+			return nil, err
+		}
 	}
-	all, err := b.packets(ctx)
-	if err != nil {
+	all := variants(b.against != "")
+	if err := b.packets(ctx, all, b.rounds, true); err != nil {
 		return nil, err
 	}
 	r.packets(all)
+	if b.only == "" || contains(b.only, rulesID) {
+		all := ruleVariants()
+		if err := b.packets(ctx, all, b.ruleRounds, false); err != nil {
+			return nil, err
+		}
+		r.rules(all)
+	}
 	r.judge(b.only != "")
 	return r, nil
 }
@@ -127,25 +140,24 @@ type round struct {
 	socketsEstablished, socketsFirst  samples // with ordinary sockets
 }
 
-// packets measures all variants, in rounds.
-func (b *bench) packets(ctx context.Context) ([]*variant, error) {
+// packets measures all variants, in rounds; with sockets and replies, or only what comes from clients.
+func (b *bench) packets(ctx context.Context, all []*variant, rounds int, everything bool) error {
 	// One CPU for everything: where a packet is sent is where its whole way is run.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var before, one unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &before); err != nil {
-		return nil, fmt.Errorf("choosing a CPU: %w", err)
+		return fmt.Errorf("choosing a CPU: %w", err)
 	}
-	all := variants(b.against != "")
 	var measured []*variant
 	for _, v := range all {
 		defer v.close()
-		if b.only != "" && !contains(b.only, v.id) {
+		if b.only != "" && !contains(b.only, v.id[:1]) {
 			v.missing = "not asked for"
 			continue
 		}
 		if err := v.open(ctx, b); err != nil {
-			return nil, err
+			return err
 		}
 		if v.missing == "" {
 			measured = append(measured, v)
@@ -158,29 +170,29 @@ func (b *bench) packets(ctx context.Context) ([]*variant, error) {
 		}
 	}
 	if err := unix.SchedSetaffinity(0, &one); err != nil {
-		return nil, fmt.Errorf("choosing a CPU: %w", err)
+		return fmt.Errorf("choosing a CPU: %w", err)
 	}
 	defer func() { _ = unix.SchedSetaffinity(0, &before) }()
 
 	const warmUp = 1
-	for n := range warmUp + b.rounds {
+	for n := range warmUp + rounds {
 		for _, v := range measured {
 			if n <= warmUp {
 				v.rounds = nil
 			}
 			v.rounds = append(v.rounds, round{})
 		}
-		if err := b.round(ctx, measured, n); err != nil {
-			return nil, err
+		if err := b.round(ctx, measured, n, everything); err != nil {
+			return err
 		}
-		fmt.Fprintf(b.progress, "\rround %d of %d ", max(0, n+1-warmUp), b.rounds)
+		fmt.Fprintf(b.progress, "\rround %d of %d ", max(0, n+1-warmUp), rounds)
 	}
 	fmt.Fprintln(b.progress)
-	return all, nil
+	return nil
 }
 
 // round measures all variants once. Their turns are short, so that whatever the machine does meets all of them.
-func (b *bench) round(ctx context.Context, all []*variant, n int) error {
+func (b *bench) round(ctx context.Context, all []*variant, n int, everything bool) error {
 	turn := func(what string, f func(*track, *round) error) error {
 		for i := range all {
 			v := all[(n+i)%len(all)] // each has its time to be the first
@@ -200,14 +212,14 @@ func (b *bench) round(ctx context.Context, all []*variant, n int) error {
 		}
 	}
 	for range b.turns {
-		if err == nil {
+		if err == nil && everything {
 			err = turn("first packets, sockets", func(t *track, r *round) error { return t.socketsFirst(b.first/b.turns/2, &r.socketsFirst) })
 		}
 	}
 	if err == nil {
 		err = turn("opening connections", func(t *track, _ *round) error { return t.connect() })
 	}
-	if err == nil {
+	if err == nil && everything {
 		err = turn("opening connections, sockets", func(t *track, _ *round) error { return t.socketsConnect() })
 	}
 	for range b.turns {
@@ -215,6 +227,9 @@ func (b *bench) round(ctx context.Context, all []*variant, n int) error {
 			err = turn("established packets", func(t *track, r *round) error {
 				return t.established(b.slice/time.Duration(b.turns), t.out, &r.established)
 			})
+		}
+		if !everything {
+			continue
 		}
 		if err == nil {
 			err = turn("the harness", func(t *track, r *round) error { return t.direct(20, &r.bare) })

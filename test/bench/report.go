@@ -34,6 +34,16 @@ var bounds = []bound{
 	{"start", false, 50, "", "ms until the kernel holds the wanted state, median"},
 	{"memory", false, 25, "", "MB resident"},
 	{"memory after reloads", false, 25, "", "MB resident after 100 reloads"},
+	{"R1m first", true, 0.90, "", "1,000 rules from addresses, to one"},
+	{"R2m first", true, 0.90, "", "1,000 rules to prefixes, to one"},
+	{"R3m first", true, 0.90, "", "1,000 rules of ports, to one"},
+	{"R1m established", true, 0.97, "", "rules cost known connections nothing"},
+	{"R2m established", true, 0.97, "", "rules cost known connections nothing"},
+	{"R3m established", true, 0.97, "", "rules cost known connections nothing"},
+	{"list, loaded", false, 1000, "", "ms to load 100,000 prefixes, the whole reload"},
+	{"list, one more, writing", false, 5, "", "ms to write one more, tidied up"},
+	{"list, memory", false, 100, "", "MB resident with 100,000 prefixes"},
+	{"list, memory at most", false, 100, "", "MB, after reloads"},
 	{"writes on restart", false, 0, "", "messages: unchanged configuration, nothing to write"},
 }
 
@@ -44,6 +54,7 @@ type report struct {
 	CPUs     int                `json:"cpus"`
 	Rounds   int                `json:"rounds"`
 	Variants []row              `json:"variants"`
+	Rules    []row              `json:"rules"`  // compared with others of them
 	Values   map[string]float64 `json:"values"` // what bounds are about
 	Bounds   []verdict          `json:"bounds"`
 	OK       bool               `json:"ok"`
@@ -179,6 +190,13 @@ func (r *report) String() string {
 			fmt.Fprintf(&b, "%s  %-32s %-29s %-29s\n", v.ID, v.What, v.SocketsEstablished, v.SocketsFirst)
 		}
 	}
+	if len(r.Rules) > 0 {
+		fmt.Fprintf(&b, "\nWhat rules cost, 2 uplinks: as a ratio to no rules, and with many of a shape to one of it:\n\n")
+		fmt.Fprintf(&b, "    %-32s %-29s %-29s\n", "", "established", "first packets")
+		for _, v := range r.Rules {
+			fmt.Fprintf(&b, "%-3s %-32s %-29s %-29s\n", v.ID, v.What, v.Established, v.First)
+		}
+	}
 	fmt.Fprintf(&b, "\n   %-26s %10s    %s\n", "", "result", "bound")
 	for _, v := range r.Bounds {
 		word, relation := "missed", "<="
@@ -197,6 +215,12 @@ func (r *report) String() string {
 	for _, other := range []struct{ key, what string }{
 		{"start, slowest", "ms"},
 		{"restart", "ms, median: nothing to write"},
+		{"list, loaded, cpu", "ms of CPUs: what else runs here does not count"},
+		{"list, loaded, writing", "ms of it to write rules"},
+		{"list, loaded, writing, cpu", "ms of a CPU"},
+		{"list, one more", "ms for a reload that adds one prefix"},
+		{"list, one more, cpu", "ms of CPUs"},
+		{"list, one more, writing, cpu", "ms of a CPU"},
 		{"harness", "ns of every packet's time above: sending and dropping it, without a router"},
 	} {
 		if v, ok := r.Values[other.key]; ok {

@@ -25,7 +25,8 @@ type variant struct {
 	// start makes the router of a house work. What it returns as a missing error keeps this variant, and nothing else, from being measured.
 	start func(ctx context.Context, b *bench, h *house) error
 
-	missing string // why it is not measured
+	base    *variant // with rules only: what it is compared with; nil: nothing
+	missing string   // why it is not measured
 	house   *house
 	track   *track
 	rounds  []round
