@@ -51,7 +51,8 @@ func commands() []command {
 		{name: "check", help: "validate the configuration files; needs neither root nor a daemon", run: check},
 		{name: "plan", help: "what a reload would change in the kernel; changes nothing", run: showPlan},
 		{name: "show", args: "nft|routes", help: "the whole wanted state", run: show},
-		{name: "status", help: "uplinks and policies", run: status},
+		{name: "status", help: "uplinks and policies; with --watch again and again", run: status,
+			options: "[--watch] ", flags: statusFlags},
 		{name: "flows", args: "[UPLINK]", help: "connections on the uplinks, or on one of them", run: flows},
 		{name: "explain", args: "FROM TO[:PORT]", help: "where such a packet goes, and why; FROM is an address, or local", run: explain,
 			options: "[--protocol NAME] [--interface NAME] ", flags: explainFlags},
@@ -67,6 +68,7 @@ func commands() []command {
 type call struct {
 	config string
 	json   bool
+	watch  bool          // --watch of agent status
 	time   time.Duration // --for of agent uplink, --confirm of agent reload; 0: not given
 	args   []string
 	out    io.Writer

@@ -23,7 +23,10 @@ type fakeAgent struct {
 
 var _ api.Handler = &fakeAgent{}
 
-func (*fakeAgent) Status(context.Context) (api.Status, error) { return api.Status{}, nil }
+func (*fakeAgent) Status(context.Context) (api.Status, error) {
+	return api.Status{Version: "1.2.3", PID: 42, Ready: true,
+		Uplinks: []api.UplinkStatus{{Name: "dsl", State: api.Up, Interface: "eth1", RxRate: new(1.5e6)}, {Name: "lte", State: api.Down}}}, nil
+}
 func (*fakeAgent) Confirm(context.Context) (api.ReloadResult, error) {
 	return api.ReloadResult{Generation: 2}, nil
 }

@@ -1,12 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -21,12 +23,12 @@ func TestPrintStatus(t *testing.T) {
 	tests := map[string]api.Status{
 		"starting": {Version: "1.2.3", PID: 42, Config: api.ConfigStatus{Generation: 1}},
 		"all": {Version: "1.2.3", PID: 42, Ready: true,
-			Config: api.ConfigStatus{Generation: 7, LoadedAt: new(now), Error: new("agent.toml:3: uplink.dsl.weight: 300 is too much\nagent.toml:9: x: unknown key")},
+			Config: api.ConfigStatus{Generation: 7, LoadedAt: new(now), ConfirmBy: new(now.Add(44600 * time.Millisecond)), Error: new("agent.toml:3: uplink.dsl.weight: 300 is too much\nagent.toml:9: x: unknown key")},
 			Uplinks: []api.UplinkStatus{
 				{Name: "cable", ID: 1, State: api.Up, Since: new(now.Add(-26*time.Hour - 1500*time.Millisecond)), Interface: "eth2",
 					Gateway: new(netip.MustParseAddr("24.19.12.1")), Gateway6: new(netip.MustParseAddr("fe80::c1")),
 					Addresses: []netip.Addr{netip.MustParseAddr("24.19.12.45"), netip.MustParseAddr("2001:db8:c::45")},
-					RTT:       new(12.345), Jitter: new(0.5), Loss: new(0.0), Connections: new(1234), RxBytes: new(uint64(123456789012)), TxBytes: new(uint64(1023))},
+					RTT:       new(12.345), Jitter: new(0.5), Loss: new(0.0), Connections: new(1234), RxBytes: new(uint64(123456789012)), TxBytes: new(uint64(1023)), RxRate: new(48.25e6), TxRate: new(1200.0)},
 				{Name: "dsl-with-a-long-name", ID: 2, State: api.Down, Reason: new("interface ppp0 does not exist (yet)"), Since: new(now.Add(-9 * time.Second)),
 					Interface: "ppp0", Connections: new(0)},
 				{Name: "fibre", ID: 6, State: api.Degraded, Reason: new("25% of the probes of the last 10s were lost"), Since: new(now.Add(-70 * time.Second)),
@@ -40,6 +42,7 @@ func TestPrintStatus(t *testing.T) {
 			Policies: []api.PolicyStatus{
 				{Name: "default", ID: 3, Tier: new(0), Members: []api.MemberStatus{{Uplink: "cable", Weight: 2}, {Uplink: "lte", Weight: 1}}},
 				{Name: "voice", ID: 5},
+				{Name: "bulk", ID: 10, Tier: new(1), Members: []api.MemberStatus{{Uplink: "lte", Weight: 5}}},
 			},
 			Warnings: []string{"lan interface wlan0 does not exist (yet): correct router.lan if it never will"},
 			Drift:    api.DriftStatus{Repairs: 2, LastRepair: new(now)}},
@@ -47,24 +50,64 @@ func TestPrintStatus(t *testing.T) {
 	for name, s := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var b bytes.Buffer
-			if err := printStatus(&b, s, now); err != nil {
-				t.Fatal(err)
+			compareGolden(t, name, statusLines(s, now, format{}))
+			if name != "all" {
+				return
 			}
-			golden := "testdata/status-" + name + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, b.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
+			for _, width := range []int{40, 80, 120} {
+				lines := statusLines(s, now, format{width: width})
+				for _, line := range lines {
+					if n := utf8.RuneCountInString(line); n > width {
+						t.Errorf("%d columns at a width of %d: %q", n, width, line)
+					}
 				}
+				compareGolden(t, fmt.Sprint(name, "-", width), lines)
 			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), b.String()); diff != "" {
-				t.Errorf("(-want +got)\n%s", diff)
-			}
+			compareGolden(t, name+"-80-colour", statusLines(s, now, format{width: 80, colour: true}))
 		})
+	}
+}
+
+// compareGolden compares lines with a file.
+func compareGolden(t *testing.T, name string, lines []string) {
+	t.Helper()
+	golden, got := "testdata/status-"+name+".golden", strings.Join(lines, "\n")+"\n"
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s: (-want +got)\n%s", name, diff)
+	}
+}
+
+// TestNarrow: no terminal is so narrow that something goes wrong.
+func TestNarrow(t *testing.T) {
+	t.Parallel()
+	s := api.Status{Uplinks: []api.UplinkStatus{{Name: "dsl", State: api.Up}}, Warnings: []string{"a warning\x1b[2J with ünusual characters and a-very-long-word-that-fits-nowhere"}}
+	for width := 1; width < 100; width++ {
+		for i, line := range statusLines(s, time.Now(), format{width: width}) {
+			if n := utf8.RuneCountInString(line); n > width && (width >= len("UPLINK  STATE") || !strings.HasPrefix(line, "dsl") && !strings.HasPrefix(line, "UPLINK")) {
+				t.Errorf("width %d, line %d has %d: %q", width, i, n, line)
+			}
+			if strings.ContainsRune(line, '\x1b') {
+				t.Errorf("an escape code of somebody else in %q", line)
+			}
+		}
+	}
+}
+
+func TestRate(t *testing.T) {
+	t.Parallel()
+	for bits, want := range map[float64]string{0: "0 bit/s", 999: "999 bit/s", 999.6: "1.0 kbit/s", 1500: "1.5 kbit/s", 48.25e6: "48 Mbit/s", 999.6e6: "1.0 Gbit/s", 1e16: "10000 Tbit/s"} {
+		if got := rate(&bits); got != want {
+			t.Errorf("%v: %q, want %q", bits, got, want)
+		}
 	}
 }
 
