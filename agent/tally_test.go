@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,17 +10,27 @@ import (
 
 // slowCounter is a kernel that takes its time; what it says is how often it was asked.
 type slowCounter struct {
+	mu    sync.Mutex
 	takes time.Duration
 	asked int
 	err   error
 }
 
+// becomes says how long a count takes, and what comes of it, from now on.
+func (c *slowCounter) becomes(takes time.Duration, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.takes, c.err = takes, err
+}
+
 func (c *slowCounter) CountByMark(uint32) (map[uint32]int, error) {
+	c.mu.Lock()
 	c.asked++
-	n := c.asked
-	time.Sleep(c.takes)
-	if c.err != nil {
-		return nil, c.err
+	n, takes, err := c.asked, c.takes, c.err
+	c.mu.Unlock()
+	time.Sleep(takes)
+	if err != nil {
+		return nil, err
 	}
 	return map[uint32]int{1: n}, nil
 }
@@ -31,12 +42,13 @@ func TestTally(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &slowCounter{takes: 10 * time.Millisecond}
 		var all tally
+		var fails error
 		// look asks and says what it got, 0 if nothing, and after what time.
 		look := func() (int, time.Duration) {
 			t.Helper()
 			began := time.Now()
 			got, err := all.count(t.Context(), c, 1)
-			if err != c.err {
+			if err != fails {
 				t.Fatal(err)
 			}
 			return got[1], time.Since(began)
@@ -47,12 +59,12 @@ func TestTally(t *testing.T) {
 				t.Fatalf("%d after %v, want %d after %v", n, d, count, after)
 			}
 		}
-		want(1, c.takes)
+		want(1, 10*time.Millisecond)
 		want(1, 0) // it rests
 		time.Sleep(time.Second)
-		want(2, c.takes)
+		want(2, 10*time.Millisecond)
 		time.Sleep(time.Second)
-		c.takes = 660 * time.Millisecond
+		c.becomes(660*time.Millisecond, nil)
 		want(2, tallyWait) // the last known
 		done := make(chan struct{})
 		go func() { defer close(done); want(2, tallyWait) }() // not a second count
@@ -62,18 +74,21 @@ func TestTally(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		want(3, tallyWait)
 		time.Sleep(tallyKept + time.Second) // the fourth is done by now, and too old
-		c.takes = time.Minute
+		c.becomes(time.Minute, nil)
 		want(0, tallyFirst)
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		if got, err := all.count(ended, c, 1); got != nil || err != nil {
 			t.Fatal(got, err)
 		}
-		if c.asked != 5 {
-			t.Fatalf("counted %d times", c.asked)
-		}
 		time.Sleep(10 * time.Minute)
-		c.takes, c.err = 0, errKernel
+		c.becomes(0, errKernel)
+		fails = errKernel
 		want(0, 0)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.asked != 6 {
+			t.Errorf("counted %d times", c.asked)
+		}
 	})
 }

@@ -29,6 +29,7 @@ _agent() {
     case $command in
     '') words='run reload confirm check plan show status flows explain uplink doctor purge version help' ;;
     reload) words+=' --confirm' ;;
+    status) words+=' --watch' ;;
     show) words+=' nft routes' ;;
     explain) words+=' --protocol --interface --mac --dscp --uid local' ;;
     flows) words+=" $(_agent_uplinks)" ;;

@@ -16,6 +16,7 @@ complete -c agent -n __fish_use_subcommand -a purge -d 'remove everything multir
 complete -c agent -n __fish_use_subcommand -a version -d 'print the version'
 complete -c agent -l config -r -F -d 'main configuration file'
 complete -c agent -l json -d 'print JSON'
+complete -c agent -n '__fish_seen_subcommand_from status' -l watch -d 'look again every second, until Ctrl-C'
 complete -c agent -n '__fish_seen_subcommand_from reload' -l confirm -x -d 'the old configuration comes back after this time'
 complete -c agent -n '__fish_seen_subcommand_from show' -a 'nft routes'
 complete -c agent -n '__fish_seen_subcommand_from explain' -l protocol -x -a 'tcp udp icmp' -d 'of the packet'
