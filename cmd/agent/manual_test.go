@@ -45,7 +45,7 @@ func TestManualKnowsCommands(t *testing.T) {
 		}
 		flags.VisitAll(func(f *flag.Flag) {
 			for where, text := range map[string]struct{ all, want string }{
-				"agent.8":    {manual, "Fl -" + f.Name + " "},
+				"agent.8":    {strings.ReplaceAll(manual, "\n", " "), "Fl -" + f.Name + " "},
 				"agent.bash": {bash, " --" + f.Name},
 				"agent.zsh":  {zsh, "'--" + f.Name + "["},
 				"agent.fish": {fish, " -l " + f.Name + " "},
