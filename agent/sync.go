@@ -131,7 +131,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 
 	staged := routes.Stage(ops, p.Routes)
 	if len(ops) > 0 {
-		d.writes.Routes += uint64(len(ops))
+		d.writes.Routes += uint64(len(staged.Before) + len(staged.After))
 		d.Log.Debug("writing routes", "before", staged.Before, "after", staged.After, "last", staged.Last)
 	}
 	refused := d.router.Apply(staged.Before) // it goes on after what the kernel refuses
@@ -195,6 +195,7 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		d.applied, d.owing = true, true
 		return false, owed
 	}
+	d.writes.Routes += uint64(len(staged.Last))
 	if err := d.router.Apply(staged.Last); err != nil {
 		d.owing = true
 		return true, errors.Join(owed, err)

@@ -141,13 +141,18 @@ func (d *daemon) beginTrial(files config.Written, length time.Duration, now time
 	return nil
 }
 
-// confirm ends the trial well.
+// confirm ends the trial well, once that is written down.
 func (d *daemon) confirm() (api.ReloadResult, error) {
 	if d.trialEnds.IsZero() {
 		return api.ReloadResult{}, fmt.Errorf("%w: no configuration waits to be confirmed", api.ErrNothing)
 	}
+	before := d.kept
+	d.kept = confirmed{Config: before.Trial.Config}
+	if err := d.saveConfirmed(); err != nil {
+		d.kept = before
+		return api.ReloadResult{}, fmt.Errorf("the configuration is still on trial, because the next agent would take it for one that nobody confirmed: %w", err)
+	}
 	d.trialEnds = time.Time{}
-	d.keepConfirmed(d.kept.Trial.Config)
 	d.Log.Info("configuration confirmed", "generation", d.generation)
 	return api.ReloadResult{Generation: d.generation}, nil
 }

@@ -79,6 +79,12 @@ func TestTrialEnds(t *testing.T) {
 func TestTrialConfirmed(t *testing.T) {
 	t.Parallel()
 	r := onTrial(t)
+	file := r.confirmedFile
+	r.confirmedFile = filepath.Join(r.path, "no-folder", "confirmed.json") // r.path is a file
+	if _, err := r.confirm(); err == nil || r.trialEnds.IsZero() || r.kept.Trial == nil {
+		t.Errorf("confirmed, but not written down: %v", err)
+	}
+	r.confirmedFile = file
 	if got, err := r.confirm(); err != nil || got.Generation != 2 {
 		t.Errorf("%+v, %v", got, err)
 	}
