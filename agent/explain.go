@@ -39,7 +39,7 @@ func (h *handler) Explain(ctx context.Context, r api.ExplainRequest) (api.Explan
 		return api.Explanation{}, err
 	}
 	defer lookups.Close()
-	e.lookup = lookups.Lookup
+	e.lookup, e.source = lookups.Lookup, lookups.Source
 	table, err := nat.Open()
 	if err != nil {
 		return api.Explanation{}, err
@@ -57,6 +57,7 @@ type explainer struct {
 	facts  routes.Facts
 	main   []netip.Prefix // destinations of table main
 	lookup func(routes.Query) (routes.Answer, error)
+	source func(to netip.Addr) (netip.Addr, error) // asks the kernel as whom the router would send; nil: as nobody
 	has    func(nat.Dynamic, string) (bool, error) // asks the kernel; nil: nothing is in dynamic sets
 
 	request api.ExplainRequest
@@ -66,6 +67,8 @@ type explainer struct {
 	packet  nat.Packet
 	policy  *plan.Policy // that routing looks at; nil: none
 	stays   *plan.Policy // that remembers the client, who gets its uplink's mark; nil: none
+	binding bool         // it comes in by an uplink
+	mute    bool         // ... which cannot carry answers
 	unsure  bool         // several may get it, and the kernel does not tell which one
 }
 
@@ -124,7 +127,9 @@ func (e *explainer) received() error {
 	inbound := e.uplinkByMark(e.walk.ConnMark())
 	if inbound != nil {
 		e.say("It comes in by %s, from the internet: uplink %s.", e.in.Name, inbound.Name)
-		e.binds(inbound)
+		if err := e.binds(inbound); err != nil {
+			return err
+		}
 	} else {
 		e.say("It comes in by %s, from a client.", e.in.Name)
 		e.chosen()
@@ -135,8 +140,12 @@ func (e *explainer) received() error {
 	}
 	answer, err := e.route(routes.Query{From: e.packet.Source, To: to.Addr(), In: e.in.Index, Mark: e.walk.Mark(), Protocol: e.packet.Protocol,
 		SourcePort: e.packet.SourcePort, DestPort: to.Port()})
-	if err != nil || answer.Kind != routes.Unicast {
+	if err != nil || answer.Kind == routes.Local {
 		return err
+	}
+	if answer.Kind != routes.Unicast {
+		e.nowhere()
+		return nil
 	}
 	link := e.link(answer.Index)
 	if !e.walk.Forward(link, answer.Gateway) {
@@ -156,19 +165,18 @@ func (e *explainer) sent() error {
 	q := routes.Query{From: e.request.From, To: e.request.To, Protocol: e.request.Protocol, SourcePort: e.request.FromPort, DestPort: e.request.ToPort}
 	first := len(e.out.Why)
 	if !q.From.IsValid() {
-		// The kernel looks for a way to choose the source, and again when it has
-		// one (ip_route_connect, net/route.h).
-		answer, err := e.lookup(q)
-		if err != nil {
+		var err error
+		if q.From, err = e.ownSource(q); err != nil {
 			return err
 		}
-		q.From = answer.Source
 	}
 	answer, err := e.route(q)
 	if err != nil || answer.Kind != routes.Unicast {
 		return err
 	}
-	e.packet.Source = q.From
+	if e.packet.Source = q.From; !q.From.IsValid() {
+		e.packet.Source = answer.Source
+	}
 	e.packet.Out, e.packet.Nexthop = e.link(answer.Index), answer.Gateway
 	e.walk = e.rules.Walk(e.packet, e.holds)
 	// What has a mark was refused because routing has nothing for it, and is
@@ -213,8 +221,11 @@ func (e *explainer) arrival() error {
 			if u = e.uplinkWith(r.To); u == nil {
 				return unexplained("%s is in the internet and %s is no address of an uplink: say by which interface it comes in (--interface)", r.From, r.To)
 			}
-			name, sender = u.Interface, u.Leg(e.family()).Nexthop.Gateway
+			name = u.Interface
 		}
+	}
+	if u := e.uplinkWith(r.To); u != nil && u.Interface == name {
+		sender = u.Leg(e.family()).Nexthop.Gateway
 	}
 	if e.in = e.facts.Link(name); e.in == nil {
 		var names []string
@@ -275,15 +286,6 @@ func (e *explainer) chosen() {
 	}
 }
 
-// binds tells what becomes of answers to what comes in by an uplink.
-func (e *explainer) binds(u *plan.Uplink) {
-	leg := u.Leg(e.family())
-	e.out.Uplink, e.out.Interface, e.out.Table, e.out.Source = &u.Name, &u.Interface, &u.Table, &e.request.To
-	e.out.Gateway = addrOrNil(leg.Nexthop.Gateway)
-	e.out.Candidates = append(e.out.Candidates, api.MemberStatus{Uplink: u.Name, Weight: 1})
-	e.say("Answers leave by uplink %s, from the address that was asked.", u.Name)
-}
-
 // route asks the wanted state and the kernel for the way, and tells both.
 func (e *explainer) route(q routes.Query) (routes.Answer, error) {
 	answer, err := e.lookup(q)
@@ -294,17 +296,19 @@ func (e *explainer) route(q routes.Query) (routes.Answer, error) {
 		e.say("It is for the router itself.")
 		return answer, nil
 	}
-	way := e.plan.Routes.Walk(q, e.main)
-	inbound := e.out.Uplink != nil
+	way := e.wanted(q)
+	inbound := e.binding
 	if !inbound {
 		e.candidates(way)
 		e.unsure = len(e.out.Candidates) > 1 && !e.decisive(q)
 	}
-	if !way.Agrees(answer) {
+	if !way.Agrees(answer) && !(e.mute && refusedSource(q, answer)) {
 		e.differs("The configuration wants it otherwise than the kernel does it: wanted is %s, the kernel says %s. Somebody else's rules or routes get in the way, or the agent has not mended them yet.",
 			e.wayText(way), e.answerText(answer))
 	}
 	switch {
+	case e.mute && refusedSource(q, answer):
+		e.say("The kernel drops it: it has no way back to who sent it.")
 	case answer.Kind == routes.Unreachable:
 		e.say("It is answered with \"unreachable\".")
 	case answer.Kind == routes.Martian:
@@ -315,6 +319,22 @@ func (e *explainer) route(q routes.Query) (routes.Answer, error) {
 		e.choice(way, answer)
 	}
 	return answer, nil
+}
+
+// wanted is the way by the wanted routes. What a provider has delegated and
+// nobody uses leads nowhere in table main.
+func (e *explainer) wanted(q routes.Query) routes.Way {
+	way := e.plan.Routes.Walk(q, e.main)
+	var longest netip.Prefix
+	for _, p := range e.main {
+		if p.Contains(q.To) && p.Bits() > longest.Bits() {
+			longest = p
+		}
+	}
+	if way.Table == routes.TableMain && slices.Contains(e.facts.Delegated, longest) {
+		return routes.Way{Table: routes.TableMain}
+	}
+	return way
 }
 
 // decisive reports whether the kernel's answer to a question is by the same hash
@@ -402,7 +422,7 @@ func (e *explainer) leaves(answer routes.Answer, source netip.Addr) {
 }
 
 // masquerade is the address that the kernel gives what leaves so: of the
-// interface's, the first in the gateway's subnet, else the first
+// interface's, the first in the subnet of who gets it next, else the first
 // (inet_select_addr, net/ipv4/devinet.c). IPv6 prefers what has most in common
 // with the destination (ipv6_dev_get_saddr, net/ipv6/addrconf.c), which is the
 // uplink's own.
@@ -410,12 +430,15 @@ func (e *explainer) masquerade(answer routes.Answer) netip.Addr {
 	if u := e.uplinkOf(answer); u != nil && e.family() == routes.IPv6 && len(u.V6.Addresses) > 0 {
 		return u.V6.Addresses[0]
 	}
-	var first netip.Addr
+	hop, first := answer.Gateway, netip.Addr{}
+	if !hop.IsValid() {
+		hop = e.walk.Destination().Addr()
+	}
 	for _, a := range e.facts.Addrs {
 		if a.Index != answer.Index || !a.Global || a.Secondary || routes.FamilyOf(a.Prefix.Addr()) != e.family() {
 			continue
 		}
-		if a.Prefix.Contains(answer.Gateway) {
+		if a.Prefix.Contains(hop) {
 			return a.Prefix.Addr()
 		}
 		if !first.IsValid() {

@@ -176,6 +176,37 @@ func TestExplainSticky(t *testing.T) {
 	}
 }
 
+// TestExplainUnanswered: what comes in by an uplink that carries nothing gets no
+// answer, and what a provider has delegated and nobody uses leads nowhere.
+func TestExplainUnanswered(t *testing.T) {
+	r := started(t, strings.Replace(explainConfig, "[uplink.b]\n", "[uplink.b]\nenabled = false\n", 1))
+	e := explainer{plan: r.plan, rules: r.ruleset, facts: r.k.facts, main: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24"), netip.MustParsePrefix("2001:db8:f::/56")}}
+	e.facts.Delegated = e.main[1:]
+	e.lookup = func(q routes.Query) (routes.Answer, error) {
+		if q.In != 0 && q.To.Is4() {
+			return routes.Answer{Kind: routes.Blackholed}, nil // as since Linux 6.13
+		}
+		if q.To == netip.MustParseAddr("2001:db8:f::1") {
+			return routes.Answer{Kind: routes.Unreachable}, nil
+		}
+		return obedient(&e)(q)
+	}
+	for _, c := range []struct{ from, to, iface, why string }{
+		{"9.9.9.9", "198.51.100.9:80", "eth2", "The kernel drops it: it has no way back to who sent it."},
+		{"2001:db8:99::1", "[2001:db8:f::1]:80", "eth1", `It is answered with "unreachable".`},
+	} {
+		request, err := api.ParseExplain(c.from, c.to, "", c.iface, "", "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh := e
+		got, err := fresh.explain(request)
+		if err != nil || !got.Agrees || got.Table != nil || got.Uplink != nil || !slices.Contains(got.Why, c.why) {
+			t.Errorf("%+v: %s, %v: %q", c, summary(got), err, got.Why)
+		}
+	}
+}
+
 // TestExplainDiffers: it is said when the kernel, or the compiled rules, do
 // something else than the configuration wants.
 func TestExplainDiffers(t *testing.T) {

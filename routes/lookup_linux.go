@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -84,6 +85,25 @@ func (l *Lookups) Lookup(q Query) (Answer, error) {
 	}
 	return decodeAnswer(replies[0].Data)
 }
+
+// Source returns the address from which the router's own packets to an address
+// come, if they may choose; invalid: there is no way. It connects a socket,
+// which sends nothing: the kernel tells no sources of ways that it refuses at
+// first (ip6_dst_lookup_tail, net/ipv6/ip6_output.c).
+func (*Lookups) Source(to netip.Addr) (netip.Addr, error) {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, discard)))
+	if _, ok := refusal(err); ok {
+		return netip.Addr{}, nil
+	}
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("asking the kernel for the source of packets to %s: %w", to, err)
+	}
+	defer c.Close()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(), nil
+}
+
+// discard is the port of RFC 863.
+const discard = 9
 
 // refusal translates the errors that are answers: those of routes which send
 // nothing on (fib_props, net/ipv4/fib_semantics.c), and of sources that cannot

@@ -4,9 +4,7 @@ package integration
 
 import (
 	"context"
-	"flag"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,74 +17,6 @@ import (
 	"multiroute/agent/api"
 	"multiroute/test/lab"
 )
-
-// explained is how many random configurations TestExplain tries, with 20
-// packets each.
-var explained = flag.Int("explain", 50, "random configurations of TestExplain")
-
-// TestExplain: random packets through random rules and policies land where
-// "agent explain" said.
-func TestExplain(t *testing.T) {
-	houses := append(slices.Clip(ruleHouses), situation{"ten uplinks", lab.NewRouter, lab.Options{Uplinks: 10, Clients: 2, ClientAddresses: 2}})
-	for i, r := range houses {
-		t.Run(r.name, func(t *testing.T) {
-			t.Parallel()
-			n := max(1, *explained/len(houses))
-			ctx := deadline(t, time.Minute+time.Duration(n)*3*time.Second)
-			h := newRuleHouse(t, r.topology, r.options)
-			// Labels have a part in the choice; nobody knows them before.
-			for _, ns := range []*lab.NS{h.Clients[0], h.Clients[1], h.other, h.Topology.Router} {
-				must(t, ns.Sysctl("net/ipv6/auto_flowlabels", "0"))
-			}
-			random := rand.New(rand.NewPCG(7, uint64(i)))
-			h.start(ctx, h.text())
-			users := h.isUser(uid)
-			outcomes := map[string]int{}
-			for range n {
-				text := h.text(h.randomPolicies(random))
-				if err := h.Reconfigure(ctx, text); err != nil {
-					t.Fatalf("%v\n%s", err, text)
-				}
-				out := ""
-				if random.IntN(3) == 0 {
-					out = h.name(random.IntN(3))
-					must(t, h.setUplink("disable", out))
-				}
-				for range 20 {
-					p := h.randomPacket(random, users)
-					e := h.explain(ctx, p)
-					h.patience = time.Second
-					if e.Table == nil {
-						h.patience = 100 * time.Millisecond
-					}
-					a, failed := h.send(p)
-					outcomes[kindOf(e)]++
-					if !h.landed(p, e, a, failed) {
-						t.Errorf("%s: went %s %s, explained as %q\n%s\nout: %s", p, a.from, failed, e.Why, text, out)
-					}
-				}
-				if out != "" {
-					must(t, h.setUplink("enable", out))
-				}
-				if t.Failed() {
-					return
-				}
-			}
-			t.Logf("packets: %v", outcomes)
-			if outcomes[refused] == 0 || len(outcomes) < 4 {
-				t.Error("the packets are all alike")
-			}
-		})
-	}
-}
-
-func (h *ruleHouse) setUplink(verb, name string) error {
-	out, errOut, code, err := h.Command("uplink", verb, name)
-	if err != nil || code != 0 {
-		return fmt.Errorf("agent uplink %s %s: exit %d: %w: %s%s", verb, name, code, err, out, errOut)
-	}
-	return nil
-}
 
 // request asks about a packet.
 func (h *ruleHouse) request(p packet) api.ExplainRequest {
@@ -104,108 +34,6 @@ func (h *ruleHouse) explain(ctx context.Context, p packet) api.Explanation {
 		h.t.Errorf("%s: the kernel does not agree: %q", p, e.Why)
 	}
 	return e
-}
-
-// landed reports whether a packet went where it was said to go.
-func (h *ruleHouse) landed(p packet, e api.Explanation, a arrival, failed string) bool {
-	if e.Table == nil { // not everybody is told, see TestRuleUplinkOnly
-		return failed != ""
-	}
-	// A client's TCP puts a hash of its own on its packets, which stays on them
-	// within one computer and decides instead of addresses and ports
-	// (skb_set_hash_from_sk).
-	hashed := p.proto == unix.IPPROTO_TCP && p.ns != h.Topology.Router && len(e.Candidates) > 1
-	if e.Source != nil && !hashed {
-		return failed == "" && a.from == *e.Source
-	}
-	return failed == "" && len(e.Candidates) > 1 && slices.ContainsFunc(h.Uplinks, func(u *lab.Uplink) bool {
-		return addressOf(u, p.to.Is6()) == a.from && slices.ContainsFunc(e.Candidates, func(m api.MemberStatus) bool { return m.Uplink == u.Name })
-	})
-}
-
-// kindOf sums an explanation up.
-func kindOf(e api.Explanation) string {
-	if e.Table == nil {
-		return refused
-	}
-	rule, policy := "no rule", "one uplink"
-	if e.Rule != nil {
-		rule = "a rule"
-	}
-	if e.Policy != nil {
-		policy = "policy " + *e.Policy
-	}
-	sure := ""
-	if e.Uplink == nil {
-		sure = ", any of them"
-	}
-	return fmt.Sprintf("%s, %s, of %d%s", rule, policy, len(e.Candidates), sure)
-}
-
-// randomPolicies are policies and rules about the house's people.
-func (h *ruleHouse) randomPolicies(r *rand.Rand) string {
-	var b strings.Builder
-	pick := func(all ...string) string { return all[r.IntN(len(all))] }
-	uplinks := func() string {
-		names := []string{h.name(0), h.name(1), h.name(2)}
-		r.Shuffle(3, func(i, j int) { names[i], names[j] = names[j], names[i] })
-		names = names[:1+r.IntN(3)]
-		var tiers []string
-		for len(names) > 0 {
-			n := 1 + r.IntN(len(names))
-			tiers = append(tiers, `["`+strings.Join(names[:n], `", "`)+`"]`)
-			names = names[n:]
-		}
-		return "tiers = [" + strings.Join(tiers, ", ") + "]\n"
-	}
-	weights := func() string {
-		return fmt.Sprintf("weights = { %s = %d, %s = %d }\n", h.name(0), 1+r.IntN(4), h.name(1), 1+r.IntN(4))
-	}
-	b.WriteString("\n[policy.default]\n")
-	if r.IntN(2) == 0 {
-		b.WriteString(weights())
-	}
-	for _, name := range []string{"a", "b"} {
-		fmt.Fprintf(&b, "[policy.%s]\n%s", name, uplinks())
-		if r.IntN(2) == 0 {
-			b.WriteString("fallback = \"default\"\n")
-		}
-	}
-	for range r.IntN(8) {
-		b.WriteString("[[rule]]\n")
-		local := r.IntN(4) == 0
-		if local {
-			b.WriteString("local = true\n")
-		}
-		for _, key := range []string{
-			"from = [" + pick(`"192.168.0.10"`, `"192.168.0.0/24", "fd00:1::/64"`, `"192.168.0.12/31", "fd00:1::c"`, `"fd00:7::/64", "192.168.7.0/24"`) + "]",
-			"to = [" + pick(`"198.51.100.0/25"`, `"198.51.100.1", "2001:db8:ffff::1"`, `"2001:db8:ffff::/120", "198.51.100.200"`) + "]",
-			"interfaces = [" + fmt.Sprintf("%q", pick(h.LAN, h.gained)) + "]",
-			"dscp = [" + pick(`"ef"`, `"ef", "cs1"`) + "]",
-			"source_ports = [" + pick(`"20000-40000"`, `"1024-30000"`) + "]",
-			"ports = [" + pick(`443`, `"1-100"`, `"80-500", 22`) + "]",
-		} {
-			kind := key[:strings.Index(key, " ")]
-			if r.IntN(4) == 0 && !(local && slices.Contains([]string{"from", "interfaces"}, kind)) {
-				b.WriteString(key + "\n")
-			}
-		}
-		if local && r.IntN(2) == 0 {
-			fmt.Fprintf(&b, "uid = [%d]\n", uid)
-		}
-		b.WriteString(pick(`policy = "a"`, `policy = "b"`, `policy = "default"`, fmt.Sprintf("uplink = %q", h.name(r.IntN(3))), `action = "bypass"`) + "\n")
-	}
-	return b.String()
-}
-
-// randomPacket is a packet that somebody in the house sends to the internet.
-func (h *ruleHouse) randomPacket(r *rand.Rand, users bool) packet {
-	x := try{address: r.IntN(4), other: r.IntN(4) == 0, router: r.IntN(5) == 0, host: []byte{0, 1, 100, 200}[r.IntN(4)], sport: uint16(1024 + r.IntN(60000)),
-		dport: []uint16{22, 80, 443, 444}[r.IntN(4)], proto: []uint8{unix.IPPROTO_TCP, udp, icmp}[r.IntN(3)], dscp: []uint8{0, 0, 8, 46}[r.IntN(4)], only: []int{4, 6}[r.IntN(2)]}
-	if x.router && users && r.IntN(2) == 0 {
-		x.uid = uid
-	}
-	return h.packets(x)[0]
 }
 
 // TestExplainPackets: single packets, and what is said of them.
