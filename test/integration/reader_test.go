@@ -275,7 +275,8 @@ func decode(t *testing.T, text string, into any) {
 }
 
 // shownChains is "agent show nft" as chain -> lines in a common notation: no
-// comments, numbers in decimal, elements of sets sorted.
+// comments, numbers in decimal, elements of sets sorted. Named sets, without what
+// is in them, and counters are there as "set NAME" and "counter NAME".
 func shownChains(text string) map[string][]string {
 	chains := map[string][]string{}
 	name := ""
@@ -285,8 +286,9 @@ func shownChains(text string) map[string][]string {
 		case strings.HasPrefix(line, "chain "):
 			name = strings.TrimSuffix(strings.TrimPrefix(line, "chain "), " {")
 			chains[name] = []string{}
-		case name == "" && strings.HasPrefix(line, "counter "):
-			chains[strings.TrimSuffix(line, " {")] = []string{}
+		case strings.HasPrefix(line, "counter ") && strings.HasSuffix(line, " {"), strings.HasPrefix(line, "set ") && strings.HasSuffix(line, " {"):
+			name = strings.TrimSuffix(line, " {")
+			chains[name] = []string{}
 		case strings.HasPrefix(line, "table "), strings.HasPrefix(line, "packets "), line == "}", line == "":
 		default:
 			chains[name] = append(chains[name], common(line))
@@ -299,6 +301,8 @@ var (
 	commentText = regexp.MustCompile(` comment "[^"]*"`)
 	hexNumber   = regexp.MustCompile(`\b0x[0-9a-f]+\b`)
 	setBits     = regexp.MustCompile(`& (\d+) \| (\d+)`)
+	oneAddress  = regexp.MustCompile(`(\d+\.\d+\.\d+\.\d+)/32\b|([0-9a-f:]+:[0-9a-f:]*)/128\b`)
+	timeoutText = regexp.MustCompile(`\btimeout [0-9a-z]+`)
 	setText     = regexp.MustCompile(`\{ [^}]* \}`)
 )
 
@@ -315,7 +319,16 @@ func common(line string) string {
 		set, _ := strconv.ParseUint(match[2], 10, 32)
 		return fmt.Sprintf("& %d | %d", keep&^set, set)
 	})
-	if strings.Contains(line, "ip daddr") || strings.Contains(line, "ip6 daddr") { // implied, so nft leaves it out
+	line = strings.Replace(line, "flags dynamic,", "flags ", 1) // nft 1.0.6 has no word for it in JSON
+	line = oneAddress.ReplaceAllString(line, "$1$2")
+	line = timeoutText.ReplaceAllStringFunc(line, func(s string) string {
+		d, err := time.ParseDuration(strings.TrimPrefix(s, "timeout "))
+		if err != nil {
+			return s
+		}
+		return fmt.Sprintf("timeout %.0fs", d.Seconds())
+	})
+	if strings.Contains(line, "ip daddr") || strings.HasSuffix(line, "reject with tcp reset") || strings.Contains(line, "ip6 daddr") { // implied, so nft leaves it out, before a reset even where it is not
 		line = strings.TrimPrefix(strings.TrimPrefix(line, "meta nfproto ipv4 "), "meta nfproto ipv6 ")
 	}
 	return setText.ReplaceAllStringFunc(line, func(s string) string {
@@ -339,7 +352,8 @@ func (h *house) nftChains(t *testing.T) map[string][]string {
 				Chain string
 				Expr  []map[string]any
 			}
-			Set, Map, Counter *struct{ Name string }
+			Set          *setJSON
+			Map, Counter *struct{ Name string }
 		} `json:"nftables"`
 	}
 	decode(t, h.run("nft", "-j", "list", "table", "inet", "multiroute"), &list)
@@ -359,11 +373,31 @@ func (h *house) nftChains(t *testing.T) map[string][]string {
 			chains[o.Rule.Chain] = append(chains[o.Rule.Chain], common(strings.Join(texts, " ")))
 		case o.Counter != nil:
 			chains["counter "+o.Counter.Name] = []string{}
-		case o.Set != nil, o.Map != nil:
-			t.Errorf("a named set in our table: %+v", o)
+		case o.Set != nil:
+			chains["set "+o.Set.Name] = o.Set.lines()
+		case o.Map != nil:
+			t.Errorf("a named map in our table: %+v", o)
 		}
 	}
 	return chains
+}
+
+// setJSON is a named set.
+type setJSON struct {
+	Name  string
+	Type  any // a name, or several
+	Size  int
+	Flags []string
+	Elem  []any
+}
+
+func (s setJSON) lines() []string {
+	slices.Sort(s.Flags)
+	kind := expression(s.Type)
+	if all, ok := s.Type.([]any); ok {
+		kind = expressions(all, " . ")
+	}
+	return []string{"type " + kind, fmt.Sprintf("size %d", s.Size), "flags " + strings.Join(s.Flags, ",")}
 }
 
 // statement writes one statement of nft's JSON as text.
@@ -391,6 +425,12 @@ func statement(x map[string]any) string {
 			return expression(m["key"]) + " vmap " + expression(m["data"])
 		case "mangle":
 			return expression(m["key"]) + " set " + expression(m["value"])
+		case "set": // packets add to a set, or delete from it
+			key, timeout := m["elem"], ""
+			if e, ok := key.(map[string]any)["elem"].(map[string]any); ok {
+				key, timeout = e["val"], fmt.Sprintf(" timeout %vs", e["timeout"])
+			}
+			return fmt.Sprintf("%s %s { %s%s }", m["op"], m["set"], expression(key), timeout)
 		case "goto", "jump":
 			return kind + " " + expression(m["target"])
 		case "counter":
