@@ -252,6 +252,7 @@ func randomSpec(r *rand.Rand) Spec {
 		forwards(&s)
 		s.Forwards = s.Forwards[:1+r.IntN(len(s.Forwards))]
 	}
+	randomFeatures(r, &s)
 	return s
 }
 
@@ -261,13 +262,13 @@ func randomSpec(r *rand.Rand) Spec {
 func TestWalkRandom(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	left := 0
-	for range 3000 {
+	for i := range 3000 {
 		s := randomSpec(r)
 		rules := Compile(s)
 		for range 30 {
 			p, c := randomPacket(r, &s)
 			before, was := p, *c
-			w := &walker{rules: rules}
+			w := &walker{rules: rules, holds: sometimes(uint64(i))}
 			passed := w.forwarded(&p, nil)
 			fail := func(what string) {
 				t.Fatalf("%s\npacket %+v\nconnection %+v\nthen %+v, connection %+v\nway %q\nspec %+v\n%s", what, before, was, p, *c, w.trace, s, rules)
@@ -284,7 +285,8 @@ func TestWalkRandom(t *testing.T) {
 			if was.mark&s.Mask != 0 && c.mark != was.mark {
 				fail("a bound connection was bound anew")
 			}
-			if was.mark&s.Mask == 0 && c.mark&s.Mask != 0 {
+			past := c.mark&s.Mask == markOf(12) && !leavesBy(&s, &p) // a bypass keeps its mark where no uplink is
+			if was.mark&s.Mask == 0 && c.mark&s.Mask != 0 && !past {
 				i := slices.IndexFunc(s.Uplinks, func(u Uplink) bool { return u.Mark == c.mark&s.Mask })
 				u := s.Uplinks[max(i, 0)]
 				inside := u.Interface == p.in && !isClient(&s, before.src, p.in)
@@ -296,13 +298,28 @@ func TestWalkRandom(t *testing.T) {
 				continue
 			}
 			left++
+			for _, u := range s.Uplinks {
+				if !u.Delegated.IsValid() {
+					continue
+				}
+				if u.Delegated.Contains(c.snat) && (c.mark&s.Mask != u.Mark || p.out != u.Interface) {
+					fail("left by another uplink with the prefix of " + u.Name)
+				}
+				inside := slices.ContainsFunc(u.Translations, func(x Translation) bool { return x.Inside.Contains(p.src) })
+				if s.Guard && inside && was.mark&s.Mask == u.Mark && was.status&statusSNAT != 0 && !was.reply && p.out != u.Interface {
+					fail("a connection with the prefix of " + u.Name + " left by another uplink")
+				}
+			}
 			translated := c.masq || c.snat.IsValid() || was.status&statusSNAT != 0 || was.status&statusDNAT != 0 && was.reply
 			if translated || !s.Guard && !was.first {
 				continue
 			}
 			routed := slices.ContainsFunc(s.Routed, func(x netip.Prefix) bool { return x.Contains(p.src) })
 			by6 := slices.ContainsFunc(s.Uplinks, func(u Uplink) bool { return u.Interface == p.out && u.Routed6 })
-			if !routed || p.src.Is6() && !by6 {
+			asItIs := slices.ContainsFunc(s.Uplinks, func(u Uplink) bool {
+				return u.Interface == p.out && u.Mark == c.mark&s.Mask && u.Delegated.IsValid() && u.Delegated.Contains(p.src)
+			})
+			if !asItIs && (!routed || p.src.Is6() && !by6) {
 				fail("left by an uplink with an address that is not the router's there")
 			}
 		}
@@ -332,7 +349,7 @@ func randomPacket(r *rand.Rand, s *Spec) (packet, *conn) {
 	if r.IntN(2) == 0 {
 		p.src, p.dst = a(pick("192.168.0.10", "203.0.113.5", "198.51.100.1", "10.9.9.9")), a(pick("198.51.100.1", "192.168.0.11", "203.0.113.6"))
 	} else {
-		p.src, p.dst = a(pick("fd00:1::10", "2001:db8:77::5", "2001:db8:ffff::1", "fd00:9::9")), a(pick("2001:db8:ffff::1", "fd00:1::11", "2001:db8:77::6"))
+		p.src, p.dst = a(pick("fd00:1::10", "2001:db8:77::5", "2001:db8:ffff::1", "fd00:9::9", "2001:db8:1:ff01::9")), a(pick("2001:db8:ffff::1", "fd00:1::11", "2001:db8:77::6"))
 	}
 	// Routing: to a gateway of that interface, in the packet's family.
 	var gateways []netip.Addr
