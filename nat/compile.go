@@ -29,8 +29,8 @@ func compile(s Spec, policyRules func([]PolicyRule, []Policy) chosen) Ruleset {
 		c.rules.Sets = slices.Clip(c.chosen.sets)
 		c.rules.Chains = append(c.rules.Chains, c.chosen.chains...)
 	}
-	if rules := c.clientRules(); len(rules) > 0 {
-		c.chain(Chain{Name: rulesChain, Rules: rules})
+	if chains := behindLast(c.chosen.clients, rulesChain, c.otherwise()); len(chains[0].Rules) > 0 {
+		c.rules.Chains = append(c.rules.Chains, chains...)
 		c.clients = Verdict{Goto, rulesChain}
 	}
 	c.classify()
@@ -84,16 +84,28 @@ type compiler struct {
 // rulesChain is where PolicyRules choose clients' policies.
 const rulesChain = "rules"
 
-// clientRules choose clients' policies. What none matches needs the default
-// policy's mark only where that remembers clients.
-func (c *compiler) clientRules() []Rule {
+// otherwise is what becomes of clients that no rule matches: they need the
+// default policy's mark only where that remembers clients.
+func (c *compiler) otherwise() []Rule {
 	if len(c.Policies) == 0 {
-		return c.chosen.clients
+		return nil
 	}
 	if _, ok := c.sticks(c.Policies[0]); !ok {
-		return c.chosen.clients
+		return nil
 	}
-	return append(slices.Clip(c.chosen.clients), Rule{Verdict{Goto, c.Policies[0].chain()}})
+	return []Rule{{Verdict{Goto, c.Policies[0].chain()}}}
+}
+
+// behindLast puts rules behind those of the last chain; without any chain they are
+// one with that name.
+func behindLast(chains []Chain, name string, more []Rule) []Chain {
+	if len(chains) == 0 {
+		return []Chain{{Name: name, Rules: more}}
+	}
+	chains = slices.Clone(chains)
+	last := &chains[len(chains)-1]
+	last.Rules = slices.Concat(last.Rules, more)
+	return chains
 }
 
 func (c *compiler) chain(ch Chain) { c.rules.Chains = append(c.rules.Chains, ch) }
@@ -301,10 +313,10 @@ func (c *compiler) ownUnbound() []Rule {
 			again = append(again, Rule{Match{Field: Source6, Values: []Value{address(a)}}, Verdict{Goto, c.Policies[0].chain()}})
 		}
 	}
-	if len(c.chosen.own) > 0 {
+	if len(c.chosen.own) > 0 && len(c.chosen.own[0].Rules) > 0 {
 		// A socket that has a mark was given its way by whoever opened it: our
 		// own probes, for one.
-		c.chain(Chain{Name: ownRulesChain, Rules: slices.Concat(c.chosen.own, again)})
+		c.rules.Chains = append(c.rules.Chains, behindLast(c.chosen.own, ownRulesChain, again)...)
 		rules = append(rules, Rule{Match{Field: ConnStatus, Op: NoBit, Values: []Value{confirmed}},
 			Match{Field: PacketMark, Mask: c.Mask, Values: []Value{mark(0)}}, Verdict{Goto, ownRulesChain}})
 	}

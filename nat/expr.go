@@ -308,7 +308,7 @@ func (e *encoded) setMark(s SetMark) {
 }
 
 func verdict(v Verdict) *expr.Verdict {
-	kinds := map[VerdictKind]expr.VerdictKind{Accept: expr.VerdictAccept, Drop: expr.VerdictDrop, Return: expr.VerdictReturn, Goto: expr.VerdictGoto, Jump: expr.VerdictJump}
+	kinds := map[VerdictKind]expr.VerdictKind{Accept: expr.VerdictAccept, Drop: expr.VerdictDrop, Return: expr.VerdictReturn, Goto: expr.VerdictGoto}
 	return &expr.Verdict{Kind: kinds[v.Kind], Chain: v.Chain}
 }
 

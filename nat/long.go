@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"iter"
-	"slices"
 )
 
 // A long list of one field is many short sets, pieces, and a map that leads to
@@ -32,40 +31,26 @@ const listChain = "list-"
 // Only fields whose values have an order are.
 func long(f Field, elements int) bool { return elements > maxWhole && ordered(f) }
 
-// pieces makes a long set's look-up: the value's piece is found and looked
-// into, and where it is in none the next rule follows. What is in a set without
-// verdicts takes v.
-func (c *chosen) pieces(s Set, v Verdict) Lookup {
+// pieces makes a long set's look-up: the value's piece is found and looked into,
+// and what is not in it goes on in the chain rest. (A jump would come back here
+// from a policy's chain, too.) What is in a set without verdicts takes v.
+func (c *chosen) pieces(s Set, v Verdict, rest string) Lookup {
 	top := Set{Fields: s.Fields, Verdicts: true}
 	for list := range pieces(s.Elements) {
-		rule := Rule{}
-		if s.Verdicts {
-			list = slices.Clone(list)
-			for i := range list {
-				list[i].Verdict = list[i].Verdict.final()
-			}
-			rule = append(rule, c.lookup(Set{Fields: s.Fields, Verdicts: true, Elements: list}))
-		} else {
-			rule = append(rule, c.lookup(Set{Fields: s.Fields, Elements: list}), v.final())
+		rule := Rule{c.lookup(Set{Fields: s.Fields, Verdicts: s.Verdicts, Elements: list})}
+		if !s.Verdicts {
+			rule = append(rule, v)
 		}
+		chain := Chain{Rules: []Rule{rule, {Verdict{Goto, rest}}}}
 		h := fnv.New64a()
-		h.Write([]byte(rule.String()))
-		chain := Chain{Name: fmt.Sprintf("%s%016x", listChain, h.Sum64()), Rules: []Rule{rule}}
-		if !slices.ContainsFunc(c.chains, func(o Chain) bool { return o.Name == chain.Name }) {
-			c.chains = append(c.chains, chain)
+		for _, r := range chain.Rules {
+			fmt.Fprintln(h, r)
 		}
-		top.Elements = append(top.Elements, Element{list[0].Lo, list[len(list)-1].Hi, Verdict{Jump, chain.Name}})
+		chain.Name = fmt.Sprintf("%s%016x", listChain, h.Sum64())
+		c.chains = append(c.chains, chain) // no other has this rest
+		top.Elements = append(top.Elements, Element{list[0].Lo, list[len(list)-1].Hi, Verdict{Goto, chain.Name}})
 	}
 	return c.lookup(top)
-}
-
-// final is what the verdict is in a chain that was jumped to. Behind the rules
-// of policies nothing follows that a packet could miss.
-func (v Verdict) final() Verdict {
-	if v.Kind == Return {
-		return Verdict{Kind: Accept}
-	}
-	return v
 }
 
 // pieces cuts elements behind those whose own value says so: what comes and goes

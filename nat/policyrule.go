@@ -224,7 +224,7 @@ func familyOf(f Field) byte {
 // chosen is what PolicyRules become: rules for clients and for the router's own
 // connections, and the sets that they look things up in.
 type chosen struct {
-	clients, own []Rule
+	clients, own []Chain // each leads to the next; the last one may be without rules
 	sets         []Set
 	chains       []Chain // of long sets
 }
@@ -250,21 +250,32 @@ func policyRules(rules []PolicyRule, policies []Policy) chosen {
 		}
 	}
 	var c chosen
-	for _, g := range clients {
-		c.clients = append(c.clients, c.groupRule(g))
-	}
-	for _, g := range own {
-		c.own = append(c.own, c.groupRule(g))
-	}
+	c.clients, c.own = c.groupRules(clients, rulesChain), c.groupRules(own, ownRulesChain)
 	return c
+}
+
+// groupRules makes a rule of each group, and another chain behind each long set.
+func (c *chosen) groupRules(groups []*group, name string) []Chain {
+	chains := []Chain{{Name: name}}
+	for _, g := range groups {
+		here, rest := &chains[len(chains)-1], fmt.Sprintf("%s-%d", name, len(chains)+1)
+		pieces := len(c.chains)
+		here.Rules = append(here.Rules, c.groupRule(g, rest))
+		if len(c.chains) > pieces {
+			here.Rules = append(here.Rules, Rule{Verdict{Goto, rest}})
+			chains = append(chains, Chain{Name: rest})
+		}
+	}
+	return chains
 }
 
 // maxValues is how many values a rule compares with in its own text; more of
 // them make a named set.
 const maxValues = 16
 
-// groupRule makes one rule of a group.
-func (c *chosen) groupRule(g *group) Rule {
+// groupRule makes one rule of a group. Behind it, what is in no piece of a long
+// set goes on in the chain rest.
+func (c *chosen) groupRule(g *group, rest string) Rule {
 	var rule Rule
 	first, varying := g.parts[0], g.varying
 	if len(varying) == 0 {
@@ -285,7 +296,7 @@ func (c *chosen) groupRule(g *group) Rule {
 		return append(rule, first.verdict)
 	case len(g.varying) == 0:
 		f := first.fields[varying[0]]
-		return append(rule, c.pieces(setOf(f.field, f.spans), first.verdict))
+		return append(rule, c.pieces(setOf(f.field, f.spans), first.verdict, rest))
 	case len(g.varying) == 1 && same:
 		field := first.fields[g.varying[0]].field
 		list := make([]span, len(g.elements))
@@ -294,7 +305,7 @@ func (c *chosen) groupRule(g *group) Rule {
 		}
 		list = joined(field, list)
 		if long(field, len(list)) {
-			return append(rule, c.pieces(setOf(field, list), first.verdict))
+			return append(rule, c.pieces(setOf(field, list), first.verdict, rest))
 		}
 		return append(rule, c.match(field, list), first.verdict)
 	}
@@ -303,7 +314,7 @@ func (c *chosen) groupRule(g *group) Rule {
 		s.Fields = append(s.Fields, first.fields[i].field)
 	}
 	if len(s.Fields) == 1 && long(s.Fields[0], len(s.Elements)) {
-		return append(rule, c.pieces(s, Verdict{}))
+		return append(rule, c.pieces(s, Verdict{}, rest))
 	}
 	return append(rule, c.lookup(s))
 }

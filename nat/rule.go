@@ -223,18 +223,17 @@ const (
 	Drop   VerdictKind = "drop"
 	Return VerdictKind = "return"
 	Goto   VerdictKind = "goto"
-	Jump   VerdictKind = "jump" // goes on with the next rule if nothing there ends the packet's way
 )
 
 // Verdict ends a rule.
 type Verdict struct {
 	Kind  VerdictKind
-	Chain string // Goto and Jump only
+	Chain string // Goto only
 }
 
 func (v Verdict) String() string {
-	if v.Chain != "" {
-		return string(v.Kind) + " " + v.Chain
+	if v.Kind == Goto {
+		return "goto " + v.Chain
 	}
 	return string(v.Kind)
 }

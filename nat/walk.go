@@ -238,7 +238,7 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 			}
 			if s.Map {
 				w.trace = append(w.trace, chain+": "+e.Verdict.String())
-				return w.follow(e.Verdict, p)
+				return e.Verdict, true
 			}
 		case Update:
 			if !w.change(s.Set, s.Fields, p, true) {
@@ -303,20 +303,6 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 		}
 	}
 	return Verdict{}, false
-}
-
-// follow returns where a verdict leads: one that jumps may lead to none.
-func (w *walker) follow(v Verdict, p *packet) (Verdict, bool) {
-	if v.Kind != Jump {
-		return v, true
-	}
-	next := w.rules.Chain(v.Chain)
-	if next == nil {
-		w.fail("walking through the rules: there is no chain %s", v.Chain)
-		return Verdict{Kind: Drop}, true
-	}
-	v = w.chain(*next, p)
-	return v, v != Verdict{} && v.Kind != Return
 }
 
 // key is the packet's fields side by side; false if it lacks one.
