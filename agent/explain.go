@@ -339,9 +339,10 @@ func (e *explainer) wanted(q routes.Query) routes.Way {
 
 // decisive reports whether the kernel's answer to a question is by the same hash
 // as the packet's own way. Over IPv6 and with a mark on the router's own packet it
-// is not: RTM_GETROUTE hashes no packet there (rt6_multipath_custom_hash_fl6,
-// net/ipv6/route.c), or not without a protocol (inet_rtm_getroute,
-// net/ipv4/route.c). Nor is it where the network card has hashed the packet
+// is not: RTM_GETROUTE hashes no packet there, and what it hashes never gives the
+// packet's hash, whatever it is told (rt6_multipath_custom_hash_skb hashes once
+// more than rt6_multipath_custom_hash_fl6, net/ipv6/route.c), or not without a
+// protocol (inet_rtm_getroute, net/ipv4/route.c). Nor is it where the network card has hashed the packet
 // (fib_multipath_hash, net/ipv4/route.c), which nobody can know beforehand.
 func (e *explainer) decisive(q routes.Query) bool {
 	if q.To.Is6() || q.In != 0 {

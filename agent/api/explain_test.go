@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -83,5 +84,18 @@ func TestExplainMistakes(t *testing.T) {
 		if !errors.As(err, &e) || e.Code != http.StatusBadRequest {
 			t.Errorf("%q: %v", query, err)
 		}
+	}
+}
+
+// TestExplanationKeys: nothing is left out of the JSON, and what does not exist
+// is null.
+func TestExplanationKeys(t *testing.T) {
+	b, err := json.Marshal(Explanation{Candidates: []MemberStatus{}, Why: []string{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"rule":null,"policy":null,"candidates":[],"uplink":null,"interface":null,"gateway":null,"source":null,"table":null,"why":[],"agrees":false}`
+	if string(b) != want {
+		t.Errorf("%s, wanted %s", b, want)
 	}
 }
