@@ -36,6 +36,9 @@
 // become one look-up in a map (group), and maps are named sets whose names say
 // what is in them (Set). So a thousand rules of one shape cost a packet what one
 // costs, and what stays the same is neither read nor written again.
+// A long list is in pieces, each a set and a chain, so that one more prefix in it
+// writes one of them; what is in no piece goes on in a chain with the rules
+// behind it (rules-2, and so on).
 //
 // # Memory
 //
