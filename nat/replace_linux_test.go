@@ -61,13 +61,13 @@ func TestPacketsAmidChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	changes := 0
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); changes++ {
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end) || changes < 5; changes++ {
 		k.write(version(changes % 2))
 	}
 	close(stop)
 	<-done
 	t.Logf("%d changes, %d packets, %d of them met neither the old rules nor the new ones", changes, sent.Load(), lost.Load())
-	if lost.Load() > 0 || changes < 5 || sent.Load() < 1000 {
+	if lost.Load() > 0 || sent.Load() < 1000 {
 		t.Fail()
 	}
 }
