@@ -391,12 +391,18 @@ func (d *daemon) loop(ctx context.Context) error {
 		results = d.errands.results
 		defer close(d.errands.jobs)
 	}
+	asked := false // since the newest pass
 	for {
+		calls := d.calls
+		if asked && d.heard.Load() != nil {
+			calls = nil // what happens to uplinks comes before questions; but one is answered whatever happens
+		}
 		select {
 		case <-ctx.Done():
 			d.say(notify.Stopping)
 			return nil
-		case call := <-d.calls:
+		case call := <-calls:
+			asked = true
 			call()
 			d.tell()
 			rearm()
@@ -436,7 +442,7 @@ func (d *daemon) loop(ctx context.Context) error {
 		case <-next.C:
 			armed = time.Time{}
 		}
-		last = time.Now()
+		last, asked = time.Now(), false
 		err := d.pass(last)
 		if err != nil || !d.busy() { // else it is not known yet
 			d.report(err)

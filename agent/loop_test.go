@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -252,4 +253,44 @@ func TestHandlerAfterTheEnd(t *testing.T) {
 	if _, err := (&handler{d: r.daemon, ctx: t.Context()}).Status(ended); err == nil {
 		t.Error("no error")
 	}
+}
+
+// What happens to uplinks is dealt with before questions, however many there
+// are; and a question is answered however much happens.
+func TestLoopQuestionsWait(t *testing.T) {
+	t.Parallel()
+	running(t, func(t *testing.T, r *rig) {
+		const answer = 5 * time.Millisecond
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		h := &handler{d: r.daemon, ctx: ctx}
+		for range 12 {
+			go func() {
+				for h.ask(ctx, func() { time.Sleep(answer) }) == nil {
+				}
+			}()
+		}
+		for i := range 50 {
+			r.after(100 * time.Millisecond)
+			r.forget()
+			r.changed()
+			r.after(2 * answer)
+			if r.passes() == 0 {
+				t.Fatalf("change %d waits for questions", i)
+			}
+		}
+		var over atomic.Bool
+		go func() {
+			for !over.Load() {
+				r.changed()
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		for range 100 {
+			if err := h.ask(ctx, func() {}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		over.Store(true)
+	})
 }

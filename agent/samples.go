@@ -28,8 +28,8 @@ const (
 	// somebody looks at the status page. It takes time in proportion to their
 	// number, of which it may use one part in countShare.
 	countEvery   = 10 * time.Second
-	countWatched = 2 * time.Second
-	countShare   = 500
+	countWatched = 5 * time.Second
+	countShare   = 1000
 	// listenEvery is how often it is tried to listen where that failed.
 	listenEvery = 5 * time.Second
 )

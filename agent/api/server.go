@@ -13,12 +13,17 @@ import (
 	"os"
 	"runtime/debug"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // limits are the bounds of a Server; tests make the times shorter.
 type limits struct {
 	connections int // at once, in all
 	reserved    int // of those, for root and the own user alone
+
+	requests *rate.Limiter // of those who may only read
+	refusal  time.Duration // how long who asks too often waits to be told so
 
 	streams         int // lists being sent at once, in all
 	streamsReserved int // of those, for root and the own user alone
@@ -35,6 +40,9 @@ func defaultLimits() limits {
 	return limits{
 		connections: 16,
 		reserved:    4,
+
+		requests: rate.NewLimiter(20, 40),
+		refusal:  200 * time.Millisecond,
 
 		streams:         4,
 		streamsReserved: 1,
@@ -251,6 +259,11 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, code, text)
 		return
 	}
+	if !s.owner(peer) && !s.limits.requests.Allow() {
+		wait(r.Context(), s.limits.refusal)
+		s.fail(w, http.StatusServiceUnavailable, ErrBusy.Error()+": too many requests; try again")
+		return
+	}
 	// The deadline was for the request to arrive. It would also end the reading by which
 	// net/http notices that the client goes away, and so the request's context.
 	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
@@ -322,6 +335,14 @@ func drain(w http.ResponseWriter, r *http.Request, limit int64) (code int, text 
 		return http.StatusRequestTimeout, "the request's body took too long"
 	}
 	return http.StatusBadRequest, fmt.Sprintf("reading the request's body: %v", err)
+}
+
+// wait lets time pass, unless ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }
 
 // fail sends an error.

@@ -22,6 +22,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -424,6 +426,33 @@ func TestCrowd(t *testing.T) {
 		}
 	}
 	t.Error("there is still no room after the crowd has left")
+}
+
+// TestTooManyQuestions: those who may read ask so often and no more; root and the own
+// user are not counted.
+func TestTooManyQuestions(t *testing.T) {
+	t.Parallel()
+	var answered atomic.Int64
+	ts := startServer(t, &fakeHandler{status: func(context.Context) (Status, error) { answered.Add(1); return fullStatus(), nil }}, func(s *Server) {
+		s.limits.requests, s.limits.refusal = rate.NewLimiter(rate.Every(time.Hour), 10), 0
+	})
+	for _, name := range []string{"member", "primary"} {
+		for range 20 {
+			if _, err := ts.client(name).Status(t.Context()); err != nil && (!errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "try again")) {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := answered.Load(); n != 10 {
+		t.Errorf("%d of 40 questions were answered, want 10", n)
+	}
+	for _, name := range []string{"root", "self"} {
+		for range 20 {
+			if _, err := ts.client(name).Status(t.Context()); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
 }
 
 // TestRootFillsTheHouse: even root cannot take more than there is.

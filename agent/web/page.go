@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -224,24 +225,43 @@ func policyOf(p api.PolicyStatus) policyView {
 	return v
 }
 
-// fragments are the parts of the page that change, by the id of their element.
-func fragments(t *template.Template, v *view) (map[string]string, error) {
+// pieces are the parts of the page that change, by the id of their element, and
+// what they were made of.
+type pieces struct {
+	view  view
+	parts map[string]string
+}
+
+// fragments makes the parts of the page that change. The long ones that say the
+// same as before are not made again.
+func fragments(t *template.Template, v *view, before pieces) (map[string]string, error) {
 	all := map[string]string{}
 	for _, name := range []string{"headline", "problems", "policies", "log", "footer"} {
+		old, made := before.parts[name]
+		if made && (name == "log" && slices.Equal(v.Log, before.view.Log) || name == "policies" && reflect.DeepEqual(v.Policies, before.view.Policies)) {
+			all[name] = old
+			continue
+		}
 		var b strings.Builder
 		if err := t.ExecuteTemplate(&b, name, v); err != nil {
 			return nil, err
 		}
 		all[name] = b.String()
 	}
+	badges := map[api.State]string{}
 	for i := range v.Rows {
 		r := &v.Rows[i]
-		var b strings.Builder
-		if err := t.ExecuteTemplate(&b, "state", r); err != nil {
-			return nil, err
+		badge, made := badges[r.State]
+		if !made {
+			var b strings.Builder
+			if err := t.ExecuteTemplate(&b, "state", r); err != nil {
+				return nil, err
+			}
+			badge = b.String()
+			badges[r.State] = badge
 		}
 		id := "u-" + r.Name + "-"
-		all[id+"state"], all[id+"badge"] = b.String(), b.String()
+		all[id+"state"], all[id+"badge"] = badge, badge
 		for part, text := range map[string]string{"reason": r.Reason, "since": r.Since, "address": r.Address, "rtt": r.RTT, "loss": r.Loss, "in": r.In, "out": r.Out, "connections": r.Connections} {
 			all[id+part] = template.HTMLEscapeString(text)
 		}
@@ -290,7 +310,7 @@ func (s *Server) Publish(n *Snapshot) {
 	point := s.history.add(n)
 	s.encoded = nil
 	if !s.streams.some() {
-		s.shown, s.whole = nil, nil // made again when somebody looks
+		s.shown = pieces{} // made again when somebody looks
 		return
 	}
 	if err := s.refresh(n, point); err != nil {
@@ -304,20 +324,20 @@ func (s *Server) Watched() bool { return s.streams.some() }
 // refresh tells the open pages what has changed. The caller holds mu.
 func (s *Server) refresh(n *Snapshot, point bool) error {
 	v := viewOf(s.options.Version, n, s.rates)
-	now, err := fragments(s.page, &v)
+	now, err := fragments(s.page, &v, s.shown)
 	if err != nil {
 		return err
 	}
 	changed := maps.Clone(now)
-	maps.DeleteFunc(changed, func(id, text string) bool { old, ok := s.shown[id]; return ok && old == text })
-	if s.whole, err = message(n, &s.history, now, true, false); err != nil {
-		return err
+	maps.DeleteFunc(changed, func(id, text string) bool { old, ok := s.shown.parts[id]; return ok && old == text })
+	s.shown = pieces{v, now}
+	if !s.streams.some() {
+		return nil
 	}
 	m, err := message(n, &s.history, changed, false, point)
 	if err != nil {
 		return err
 	}
-	s.shown = now
 	s.streams.send(m)
 	return nil
 }

@@ -68,9 +68,8 @@ type Server struct {
 
 	mu      sync.Mutex // of what follows; held for moments
 	history history
-	encoded []byte            // the history as it is sent; nil: not yet
-	shown   map[string]string // parts of the page that the open pages have
-	whole   []byte            // all of them, for a page that is opened
+	encoded []byte // the history as it is sent; nil: not yet
+	shown   pieces // what the open pages have; no parts: there are none
 }
 
 type route struct {

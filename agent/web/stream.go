@@ -65,16 +65,20 @@ func (s *streams) send(message []byte) {
 func (s *Server) enter() (chan []byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.whole == nil {
-		n := s.latest.Load()
-		if n == nil {
-			return nil, nil
-		}
+	n := s.latest.Load()
+	if n == nil {
+		return nil, nil
+	}
+	if s.shown.parts == nil {
 		if err := s.refresh(n, false); err != nil {
 			return nil, err
 		}
 	}
-	return s.streams.enter(s.limits.streams, s.whole), nil
+	whole, err := message(n, &s.history, s.shown.parts, true, false)
+	if err != nil {
+		return nil, err
+	}
+	return s.streams.enter(s.limits.streams, whole), nil
 }
 
 // serveEvents keeps a page up to date until it goes away.

@@ -149,9 +149,9 @@ func (a *Agent) Reconfigure(ctx context.Context, text string) error {
 	return err
 }
 
-// Get asks the agent's HTTP server, from the router, and returns the body of a
-// good answer.
-func (a *Agent) Get(ctx context.Context, path string) (string, error) {
+// Browser returns a client in the router's namespace: of the agent's HTTP server, or
+// of any other there. The caller closes its idle connections.
+func (a *Agent) Browser() *http.Client {
 	dial := func(ctx context.Context, _, address string) (net.Conn, error) {
 		to, err := netip.ParseAddrPort(address)
 		if err != nil {
@@ -159,22 +159,40 @@ func (a *Agent) Get(ctx context.Context, path string) (string, error) {
 		}
 		return a.Router.DialTCP(ctx, lab.Socket{}, to)
 	}
-	transport := &http.Transport{DialContext: dial, DisableKeepAlives: true}
-	defer transport.CloseIdleConnections()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.HTTP+path, nil)
-	if err != nil {
-		return "", err
-	}
-	response, err := transport.RoundTrip(request)
+	return &http.Client{Transport: &http.Transport{DialContext: dial}}
+}
+
+// Get asks the agent's HTTP server, from the router, and returns the body of a
+// good answer.
+func (a *Agent) Get(ctx context.Context, path string) (string, error) {
+	browser := a.Browser()
+	defer browser.CloseIdleConnections()
+	response, err := a.GetWith(ctx, browser, path)
 	if err != nil {
 		return "", err
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("GET %s: %s: %s", path, response.Status, body)
-	}
 	return string(body), err
+}
+
+// GetWith asks the agent's HTTP server for something. An answer that is not good
+// is an error. The caller closes the answer's body.
+func (a *Agent) GetWith(ctx context.Context, browser *http.Client, path string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.HTTP+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := browser.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10)) // the status says enough
+		response.Body.Close()
+		return nil, fmt.Errorf("GET %s: %s: %s", path, response.Status, body)
+	}
+	return response, nil
 }
 
 // Signal sends the process a signal.

@@ -28,12 +28,18 @@ type town struct {
 
 // open builds a town and waits until its agent is content.
 func (b *bench) open(ctx context.Context, build func(lab.Options) (*lab.Topology, error), o lab.Options, more ...string) (*town, error) {
+	return b.openWith(ctx, build, o, "", more...)
+}
+
+// openWith is open with metrics and status page at an address.
+func (b *bench) openWith(ctx context.Context, build func(lab.Options) (*lab.Topology, error), o lab.Options, http string, more ...string) (*town, error) {
 	top, err := build(o)
 	if err != nil {
 		return nil, err
 	}
 	b.towns++
 	t := &town{Topology: top, agent: rig.New(b.program, filepath.Join(b.folder, fmt.Sprint(b.towns)), top.Router)}
+	t.agent.HTTP = http
 	err = os.Mkdir(t.agent.Folder, 0o750)
 	if err == nil {
 		err = t.agent.Configure(rig.Probing(top, nil, more...))
