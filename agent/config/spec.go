@@ -19,9 +19,6 @@ type spec struct {
 	required bool
 }
 
-// isTable reports whether a table stands here.
-func (s *spec) isTable() bool { return s.kind == nil && s.list == nil }
-
 // child returns what a key of a table holds, nil if the key is unknown.
 func (s *spec) child(key string) *spec {
 	if c, ok := s.children[key]; ok {
