@@ -218,7 +218,10 @@ func Run(ctx context.Context, o Options) error {
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	d := newDaemon(o, k.router, k.table, ct, sysctlStore(cfg))
+	store := sysctlStore(cfg)
+	store.Files = &sysctl.Files{} // they are looked at every second
+	defer store.Files.Close()
+	d := newDaemon(o, k.router, k.table, ct, store)
 	d.counter = counter
 	d.stop = func() { cancel(ErrStopped) }
 	filled, err := nat.Open() // a connection of its own: names are resolved beside the owner

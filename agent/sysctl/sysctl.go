@@ -13,8 +13,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"multiroute/agent/keep"
 )
 
@@ -35,10 +33,12 @@ type Setting struct {
 }
 
 // Store reads and writes parameters below Root (usually /proc/sys) and keeps
-// their first values in the file Saved. It has no state of its own.
+// their first values in the file Saved. It has no state of its own but for Files,
+// which may be nil.
 type Store struct {
 	Root  string
 	Saved string
+	Files *Files
 }
 
 // Deviation is a parameter that is not as wanted.
@@ -58,8 +58,10 @@ func (s Store) Check(want []Setting) ([]Deviation, error) {
 	var wrong []Deviation
 	var errs []error
 	for _, w := range want {
-		if _, err := os.Stat(s.path(w.Needs)); w.Needs != "" && err != nil {
-			w.Value = w.Else
+		if w.Needs != "" {
+			if _, err := os.Stat(s.path(w.Needs)); err != nil {
+				w.Value = w.Else
+			}
 		}
 		have, err := s.read(w.Key)
 		switch {
@@ -161,18 +163,10 @@ func rank(key string) int {
 func (s Store) path(key string) string { return filepath.Join(s.Root, key) }
 
 func (s Store) read(key string) (string, error) {
-	// Ten a uplink are read every second. With an os.File each would be given to
-	// the runtime's poller, and cost three times as much.
-	path := s.path(key)
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", fmt.Errorf("reading a sysctl: %w", &os.PathError{Op: "open", Path: path, Err: err})
-	}
-	defer unix.Close(fd)
 	var b [4096]byte // the kernel's own limit is a page, and it writes all at once
-	n, err := unix.Read(fd, b[:])
+	n, err := s.Files.read(s.path(key), b[:])
 	if err != nil {
-		return "", fmt.Errorf("reading a sysctl: %w", &os.PathError{Op: "read", Path: path, Err: err})
+		return "", fmt.Errorf("reading a sysctl: %w", err)
 	}
 	return strings.TrimSpace(string(b[:n])), nil
 }
