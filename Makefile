@@ -39,7 +39,7 @@ test: ## everything, with the race detector where there is a C compiler; no root
 	fi; \
 	status=0; \
 	go test $$race -timeout 10m $(TESTFLAGS) $$(go list ./... | grep -v '^multiroute/test/') || status=1; \
-	go test $$race -timeout 15m -p 1 $(TESTFLAGS) ./test/... || status=1; \
+	go test $$race -timeout 25m -p 1 $(TESTFLAGS) ./test/... || status=1; \
 	go build -o bin/demo ./test/demo && bin/demo -check || echo 'make test: everything that needs a laboratory was skipped'; \
 	exit $$status
 
