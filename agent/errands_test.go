@@ -132,6 +132,24 @@ func TestNothingMissingWhileDeleting(t *testing.T) {
 	})
 }
 
+// An uplink that goes on with another address gets new connections at once: those
+// with the old one are deleted before anything else happens.
+func TestAddressMovesWithWorker(t *testing.T) {
+	t.Parallel()
+	working(t, func(r *rig, s *slow) {
+		for i, a := range r.k.facts.Addrs {
+			if a.Prefix == netip.MustParsePrefix("192.0.2.9/24") {
+				r.k.facts.Addrs[i].Prefix = netip.MustParsePrefix("192.0.2.10/24")
+			}
+		}
+		r.changed()
+		r.after(4 * gap)
+		if len(s.asked) > 0 || r.busy() || !slices.Contains(r.k.deleted, markA) {
+			t.Errorf("the worker was asked for %#x, the owner deleted %#x", s.asked, r.k.deleted)
+		}
+	})
+}
+
 // What has failed is tried again until it succeeds, and said once.
 func TestDeletingFails(t *testing.T) {
 	t.Parallel()

@@ -278,6 +278,9 @@ func keeping(state nat.State, want nat.Spec) (nat.Spec, bool) {
 // that succeeded. Routes lead elsewhere by now. With together they are gone when
 // it returns, because something else has to wait for that.
 func (d *daemon) end(leaving []nat.Uplink, p plan.Plan, together bool) error {
+	// What begins on an uplink that goes on with another address must not be
+	// deleted with what had the old one.
+	together = together || slices.ContainsFunc(plan.Ended(d.settled, p), func(e plan.End) bool { return !e.Outgoing && p.Usable(e.Mark, e.Family) })
 	if together || d.together() {
 		if err := d.wait(); err != nil {
 			return err

@@ -96,6 +96,14 @@ type Leg struct {
 // Usable reports whether the uplink can carry anything.
 func (u Uplink) Usable() bool { return u.V4.Usable || u.V6.Usable }
 
+// Usable reports whether the uplink with that mark can carry anything in family
+// f; 0: in any.
+func (p *Plan) Usable(mark uint32, f routes.Family) bool {
+	return slices.ContainsFunc(p.Uplinks, func(u Uplink) bool {
+		return u.Mark == mark && (f == 0 && u.Usable() || f != 0 && u.Leg(f).Usable)
+	})
+}
+
 // Leg returns the uplink in family f.
 func (u *Uplink) Leg(f routes.Family) *Leg {
 	if f == routes.IPv4 {

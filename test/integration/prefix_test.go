@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -330,6 +331,11 @@ func TestPrefixElsewhere(t *testing.T) {
 // own, without delegation; whoever would get the router's own address there is
 // masqueraded, and the router's services stay its own.
 func TestPrefixOfALine(t *testing.T) {
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("a line takes a TUN:", err)
+	}
+	must(t, f.Close())
 	ctx := deadline(t, time.Minute)
 	h := newHouse(t, lab.NewRouter, lab.Options{Uplinks: 1, Wires: map[int]lab.WireKind{1: lab.TUN}})
 	u := h.Uplinks[0]
