@@ -132,16 +132,21 @@ func TestNothingMissingWhileDeleting(t *testing.T) {
 	})
 }
 
-// An uplink that goes on with another address gets new connections at once: those
-// with the old one are deleted before anything else happens.
-func TestAddressMovesWithWorker(t *testing.T) {
+// What the owner cannot leave to the worker is done before anything else happens:
+// an uplink with a fixed source that goes on with another one gets new
+// connections at once, and the old ones have the same mark.
+func TestSourceMovesWithWorker(t *testing.T) {
 	t.Parallel()
 	working(t, func(r *rig, s *slow) {
-		for i, a := range r.k.facts.Addrs {
-			if a.Prefix == netip.MustParsePrefix("192.0.2.9/24") {
-				r.k.facts.Addrs[i].Prefix = netip.MustParsePrefix("192.0.2.10/24")
-			}
-		}
+		r.write(strings.Replace(twoUplinks, `"192.0.2.1"`, "\"192.0.2.1\"\naddresses = [\"192.0.2.11\"]", 1))
+		r.k.facts.Addrs = append(r.k.facts.Addrs, routes.Addr{Index: 3, Prefix: netip.MustParsePrefix("192.0.2.11/24"), Global: true, Usable: true, Secondary: true})
+		r.accept(r.load())
+		r.changed()
+		r.after(4 * gap)
+		r.forget()
+		r.write(strings.Replace(twoUplinks, `"192.0.2.1"`, "\"192.0.2.1\"\naddresses = [\"192.0.2.12\"]", 1))
+		r.k.facts.Addrs = append(r.k.facts.Addrs, routes.Addr{Index: 3, Prefix: netip.MustParsePrefix("192.0.2.12/24"), Global: true, Usable: true, Secondary: true})
+		r.accept(r.load())
 		r.changed()
 		r.after(4 * gap)
 		if len(s.asked) > 0 || r.busy() || !slices.Contains(r.k.deleted, markA) {

@@ -15,6 +15,7 @@ import (
 
 	"multiroute/agent/api"
 	"multiroute/agent/plan"
+	"multiroute/conntrack"
 	"multiroute/nat"
 	"multiroute/routes"
 )
@@ -144,22 +145,29 @@ func TestRemoval(t *testing.T) {
 }
 
 // scenario is a change after which the kernel must hold the wanted state and
-// these marks' connections must have been deleted.
+// these marks' connections must have been deleted, and single ones of these
+// addresses.
 type scenario struct {
 	name    string
 	change  func(*rig)
 	deleted []uint32
+	ended   string
 }
 
 var scenarios = []scenario{
-	{"failover", func(r *rig) { r.carrier("eth1", false) }, []uint32{markA}},
-	{"renumbered", func(r *rig) { r.k.facts.Addrs[1].Prefix = netip.MustParsePrefix("192.0.2.99/24") }, []uint32{markA}},
-	{"removal", func(r *rig) { r.write(onlyB); r.accept(r.load()) }, []uint32{markA}},
+	{"failover", func(r *rig) { r.carrier("eth1", false) }, []uint32{markA}, ""},
+	{"renumbered", func(r *rig) {
+		r.k.facts.Addrs[1].Prefix = netip.MustParsePrefix("192.0.2.99/24")
+		for _, own := range []string{"192.0.2.9", "192.0.2.99"} {
+			r.k.entries = append(r.k.entries, entry("192.168.0.5", "9.9.9.9", own, conntrack.StatusSrcNAT, markA))
+		}
+	}, nil, "192.0.2.9"},
+	{"removal", func(r *rig) { r.write(onlyB); r.accept(r.load()) }, []uint32{markA}, ""},
 	{"another interface", func(r *rig) {
 		r.write(strings.NewReplacer("eth1", "eth0", "192.0.2.1", "192.168.0.254", `["eth0"]`, `["eth1"]`).Replace(twoUplinks))
 		r.accept(r.load())
-	}, []uint32{markA}},
-	{"all rules lost", func(r *rig) { r.k.state, r.k.have = nat.State{}, routes.Spec{} }, nil},
+	}, []uint32{markA}, ""},
+	{"all rules lost", func(r *rig) { r.k.state, r.k.have = nat.State{}, routes.Spec{} }, nil, ""},
 }
 
 // Whatever call fails, and however often: the error is returned, and a later
@@ -192,6 +200,13 @@ func TestFailureAtEachStep(t *testing.T) {
 				slices.Sort(r.k.deleted)
 				if !slices.Equal(slices.Compact(r.k.deleted), s.deleted) {
 					t.Errorf("call %d (%s) failed: deleted %#x, want %#x", n, r.k.calls[min(n, len(r.k.calls))-1], r.k.deleted, s.deleted)
+				}
+				swept := ""
+				for _, e := range r.k.ended {
+					swept = e.Reply.Dst.String()
+				}
+				if swept != s.ended {
+					t.Errorf("call %d (%s) failed: ended a connection as %q, want %q", n, r.k.calls[min(n, len(r.k.calls))-1], swept, s.ended)
 				}
 				if t.Failed() {
 					return

@@ -129,14 +129,23 @@ func Settled(old, p Plan) Plan {
 	return p
 }
 
-// moved reports whether a leg lost the address that its connections have. For IPv4 that is the first (inet_select_addr). IPv6 takes
+// moved reports whether a leg lost the address that its connections have, and
+// all of them with it. For IPv4 that is the first (inet_select_addr). IPv6 takes
 // any, and temporary ones come and go: there all have to be lost.
+//
+// A leg that was usable all the time has new connections by now. There the
+// kernel ends what was masqueraded as the address that has gone (masq_inet_event,
+// net/netfilter/nf_nat_masquerade.c), and whoever applies the plan looks for what
+// else had it.
 func moved(old, new Leg) bool {
 	if len(old.Addresses) == 0 || !new.Usable {
 		return false
 	}
 	if old.Source.IsValid() && old.Source != new.Source {
 		return true
+	}
+	if old.Usable && !old.Source.IsValid() && !new.Source.IsValid() {
+		return false
 	}
 	if len(old.Addresses) > 0 && old.Addresses[0].Is4() {
 		return !slices.Contains(new.Addresses, old.Addresses[0])
