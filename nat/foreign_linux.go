@@ -2,9 +2,6 @@ package nat
 
 import (
 	"errors"
-	"fmt"
-	"os"
-	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -12,20 +9,15 @@ import (
 
 // Foreign reads the chains of all tables but ours, iptables-nft's included. It
 // needs CAP_NET_ADMIN. What is read by ip_tables (iptables-legacy) is not here.
-func (t *Table) Foreign() (*Foreign, error) {
-	for i := 0; ; i++ {
-		f, err := t.foreignOnce()
-		if !errors.Is(err, errInterrupted) || i == 30 {
-			return f, err
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
+func (t *Table) Foreign() (*Foreign, error) { return uninterrupted(t.foreignOnce) }
+
+// others says in errors what was read.
+const others = "the tables of others"
 
 func (t *Table) foreignOnce() (*Foreign, error) {
 	f := &Foreign{sets: map[setKey]*foreignSet{}}
 	ours := func(k setKey) bool { return k.family == unix.NFPROTO_INET && k.table == TableName }
-	chains, err := t.dumpAll(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, nil)
+	chains, err := t.dumpAll(others, unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +35,7 @@ func (t *Table) foreignOnce() (*Foreign, error) {
 	if len(f.Chains) == 0 {
 		return f, nil
 	}
-	sets, err := t.dumpAll(unix.NFT_MSG_GETSET, unix.NFPROTO_UNSPEC, nil)
+	sets, err := t.dumpAll(others, unix.NFT_MSG_GETSET, unix.NFPROTO_UNSPEC, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +46,7 @@ func (t *Table) foreignOnce() (*Foreign, error) {
 		}
 		f.sets[key] = s
 	}
-	rules, err := t.dumpAll(unix.NFT_MSG_GETRULE, unix.NFPROTO_UNSPEC, nil)
+	rules, err := t.dumpAll(others, unix.NFT_MSG_GETRULE, unix.NFPROTO_UNSPEC, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +67,7 @@ func (t *Table) foreignOnce() (*Foreign, error) {
 		if err != nil {
 			return nil, err
 		}
-		elements, err := t.dumpAll(unix.NFT_MSG_GETSETELEM, byte(key.family), attrs)
+		elements, err := t.dumpAll(others, unix.NFT_MSG_GETSETELEM, byte(key.family), attrs)
 		if err != nil {
 			return nil, err
 		}
@@ -86,30 +78,6 @@ func (t *Table) foreignOnce() (*Foreign, error) {
 		}
 	}
 	return f, nil
-}
-
-// dumpAll asks for all objects of one kind.
-func (t *Table) dumpAll(message netlink.HeaderType, family byte, attrs []byte) ([]netlink.Message, error) {
-	fail := func(err error) error { return fmt.Errorf("reading the tables of others: %w%s", err, hint("", err)) }
-	if t.read == nil {
-		return nil, fail(os.ErrClosed)
-	}
-	if err := t.read.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return nil, fail(err)
-	}
-	messages, err := t.read.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | message, Flags: netlink.Request | netlink.Dump},
-		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
-	})
-	if err != nil {
-		return nil, errors.Join(fail(err), t.redial())
-	}
-	for _, m := range messages {
-		if m.Header.Flags&netlink.DumpInterrupted != 0 {
-			return nil, errInterrupted
-		}
-	}
-	return messages, nil
 }
 
 // Probe returns the features that the kernel does not have. It writes and deletes

@@ -171,18 +171,21 @@ func hint(op string, err error) string {
 }
 
 // Read returns the state of our table.
-func (t *Table) Read() (State, error) {
+func (t *Table) Read() (State, error) { return uninterrupted(t.readOnce) }
+
+// errInterrupted is a dump during which the rules changed (NLM_F_DUMP_INTR).
+var errInterrupted = errors.New("the rules changed while they were read")
+
+// uninterrupted reads again if that happened.
+func uninterrupted[T any](read func() (T, error)) (T, error) {
 	for i := 0; ; i++ {
-		s, err := t.readOnce()
+		all, err := read()
 		if !errors.Is(err, errInterrupted) || i == 30 {
-			return s, err
+			return all, err
 		}
 		time.Sleep(time.Millisecond)
 	}
 }
-
-// errInterrupted is a dump during which the rules changed (NLM_F_DUMP_INTR).
-var errInterrupted = errors.New("the rules changed while they were read")
 
 func (t *Table) readOnce() (State, error) {
 	tables, err := t.dump(unix.NFT_MSG_GETTABLE, unix.NFTA_TABLE_NAME)
@@ -237,22 +240,29 @@ func (t *Table) dump(message netlink.HeaderType, tableAttribute uint16) ([]netli
 			return nil, err
 		}
 	}
+	messages, err := t.dumpAll("table inet "+TableName, message, unix.NFPROTO_INET, attrs)
+	if errors.Is(err, unix.EINVAL) {
+		err = fmt.Errorf("the kernel has no nftables: it was built without CONFIG_NF_TABLES: %w", err)
+	}
+	return messages, err
+}
+
+// dumpAll asks for all objects of one kind that have these attributes; what they
+// are is for errors.
+func (t *Table) dumpAll(what string, message netlink.HeaderType, family byte, attrs []byte) ([]netlink.Message, error) {
+	fail := func(err error) error { return fmt.Errorf("reading %s: %w%s", what, err, hint("", err)) }
 	if t.read == nil {
-		return nil, fmt.Errorf("reading table inet %s: %w", TableName, os.ErrClosed)
+		return nil, fail(os.ErrClosed)
 	}
 	if err := t.read.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return nil, fmt.Errorf("reading table inet %s: %w", TableName, err)
+		return nil, fail(err)
 	}
 	messages, err := t.read.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | message, Flags: netlink.Request | netlink.Dump},
-		Data:   append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, attrs...),
+		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
 	})
 	if err != nil {
-		what := fmt.Errorf("reading table inet %s: %w%s", TableName, err, hint("", err))
-		if errors.Is(err, unix.EINVAL) {
-			what = fmt.Errorf("reading table inet %s: the kernel has no nftables: it was built without CONFIG_NF_TABLES: %w", TableName, err)
-		}
-		return nil, errors.Join(what, t.redial())
+		return nil, errors.Join(fail(err), t.redial())
 	}
 	for _, m := range messages {
 		if m.Header.Flags&netlink.DumpInterrupted != 0 {
