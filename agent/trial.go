@@ -39,6 +39,19 @@ func (t *trial) left(now time.Time, boot string) time.Duration {
 	return min(max(t.Until.Sub(now), 0), t.Length)
 }
 
+// left is how long these files are still on trial; 0: not, or not any more.
+func (c confirmed) left(files config.Written, now time.Time, boot string) time.Duration {
+	if !c.tried(files) {
+		return 0
+	}
+	return c.Trial.left(now, boot)
+}
+
+// tried reports whether these files were put on trial and not confirmed since.
+func (c confirmed) tried(files config.Written) bool {
+	return c.Trial != nil && c.Trial.Config.Equal(files)
+}
+
 // The shortest and the longest trial.
 const (
 	minTrial = time.Second
@@ -73,8 +86,7 @@ func bootID() string {
 // that was confirmed, if there is one. It says why in notConfirmed.
 func first(files config.Written, kept confirmed, now time.Time, boot string) (cfg *config.Config, from config.Written, notConfirmed, wrong error) {
 	cfg, wrong = files.Parse()
-	onTrial := kept.Trial != nil && kept.Trial.Config.Equal(files)
-	if wrong == nil && (!onTrial || kept.Trial.left(now, boot) > 0) {
+	if wrong == nil && (!kept.tried(files) || kept.left(files, now, boot) > 0) {
 		return cfg, files, nil, nil
 	}
 	old, err := kept.Config.Parse()
@@ -94,12 +106,13 @@ var errNotConfirmed = errors.New(`the configuration in the files was not confirm
 
 // began notes what the agent started with.
 func (d *daemon) began(files config.Written, notConfirmed error, now time.Time) {
+	left := d.kept.left(files, now, d.boot)
 	switch {
 	case notConfirmed != nil:
 		d.loadErr = notConfirmed
 		d.Log.Error("starting with the last confirmed configuration", "err", notConfirmed)
-	case d.kept.Trial != nil && d.kept.Trial.Config.Equal(files) && d.kept.Trial.left(now, d.boot) > 0:
-		d.trialEnds = now.Add(d.kept.Trial.left(now, d.boot))
+	case left > 0:
+		d.trialEnds = now.Add(left)
 		d.Log.Warn("the configuration is still on trial", "confirm_by", d.trialEnds)
 	default:
 		d.keepConfirmed(files)
