@@ -3,6 +3,8 @@ package agent
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"multiroute/agent/api"
@@ -26,19 +28,10 @@ func (d *daemon) announce(now time.Time) {
 		if e.From == "" {
 			e.From = api.State(d.inherited[e.Uplink].State)
 		}
-		if i := uplinkIndex(d.plan, e.Uplink); i >= 0 && e.From != e.To {
+		if i := slices.IndexFunc(d.plan.Uplinks, func(u plan.Uplink) bool { return u.Name == e.Uplink }); i >= 0 && e.From != e.To {
 			d.hooks.Add(hooks.Job{Uplink: e.Uplink, Programs: d.cfg.Hooks.OnChange, Limit: d.cfg.Hooks.Timeout, Env: environment(e, d.plan.Uplinks[i])})
 		}
 	}
-}
-
-func uplinkIndex(p plan.Plan, name string) int {
-	for i, u := range p.Uplinks {
-		if u.Name == name {
-			return i
-		}
-	}
-	return -1
 }
 
 // environment is what hooks are told, as docs/how-it-works.md has it.
@@ -49,14 +42,9 @@ func environment(e api.Event, u plan.Uplink) []string {
 		}
 		return a.String()
 	}
-	addresses := ""
-	for _, leg := range []plan.Leg{u.V4, u.V6} {
-		for _, a := range leg.Addresses {
-			if addresses != "" {
-				addresses += " "
-			}
-			addresses += a.String()
-		}
+	var addresses []string
+	for _, a := range slices.Concat(u.V4.Addresses, u.V6.Addresses) {
+		addresses = append(addresses, a.String())
 	}
 	return []string{
 		"UPLINK=" + e.Uplink,
@@ -67,7 +55,7 @@ func environment(e api.Event, u plan.Uplink) []string {
 		"TIME=" + e.Time.Format(time.RFC3339),
 		"EVENT=" + fmt.Sprint(e.ID),
 		"INTERFACE=" + u.Interface,
-		"ADDRESSES=" + addresses,
+		"ADDRESSES=" + strings.Join(addresses, " "),
 		"GATEWAY=" + text(u.V4.Nexthop.Gateway),
 		"GATEWAY6=" + text(u.V6.Nexthop.Gateway),
 		"MARK=" + fmt.Sprintf("%#x", u.Mark),
