@@ -115,8 +115,9 @@ type daemon struct {
 	warnings []string
 
 	ids         plan.IDs
-	plan        plan.Plan   // the newest
-	ruleset     nat.Ruleset // compiled from plan
+	ports       sysctl.Ports // of the router's own programs, as read last
+	plan        plan.Plan    // the newest
+	ruleset     nat.Ruleset  // compiled from plan
 	compiler    nat.Cache
 	settled     plan.Plan // the newest whose connections were dealt with
 	owing       bool      // the kernel refused something of the newest plan, or it waits for the worker: what is missing is nobody's doing

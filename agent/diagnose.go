@@ -101,9 +101,12 @@ func (m *machine) tables() {
 
 // plan plans a start, and compares sysctls with what it needs.
 func (m *machine) plan() {
-	m.facts.Plan = plan.Make(plan.Input{Config: m.facts.Config, Facts: m.facts.Kernel, IDs: plan.Assign(m.ids, m.facts.Config)})
+	store := sysctl.Store{Root: "/proc/sys"}
+	in := plan.Input{Config: m.facts.Config, Facts: m.facts.Kernel, IDs: plan.Assign(m.ids, m.facts.Config)}
+	in.Ports, in.PortsUnread = store.Ports()
+	m.facts.Plan = plan.Make(in)
 	var err error
-	if m.facts.Deviations, err = (sysctl.Store{Root: "/proc/sys"}).Check(m.facts.Plan.Sysctls); err != nil {
+	if m.facts.Deviations, err = store.Check(m.facts.Plan.Sysctls); err != nil {
 		m.facts.Unseen[doctor.Sysctls] = err
 	}
 }

@@ -317,7 +317,7 @@ func (r *rig) carrier(name string, on bool) { r.k.facts.Link(name).Carrier = on 
 // holds fails the test unless the kernel holds exactly what is wanted.
 func (r *rig) holds() {
 	r.t.Helper()
-	p := plan.Make(plan.Input{Config: r.cfg, Facts: r.k.facts, IDs: r.ids})
+	p := plan.Make(plan.Input{Config: r.cfg, Facts: r.k.facts, IDs: r.ids, Ports: r.ports})
 	for _, op := range routes.Diff(r.k.have, p.Routes) {
 		r.t.Errorf("the kernel needs: %s", op)
 	}

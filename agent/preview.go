@@ -33,6 +33,7 @@ func look(path string, k router, t table, s sysctl.Store, known plan.Input) (pre
 	if known.Facts, err = k.Facts(); err != nil {
 		return preview{}, err
 	}
+	known.Ports, known.PortsUnread = s.Ports()
 	have, err := k.Read()
 	if err != nil {
 		return preview{}, err

@@ -13,6 +13,7 @@ import (
 	"multiroute/agent/health"
 	"multiroute/agent/plan"
 	"multiroute/agent/probe"
+	"multiroute/agent/sysctl"
 	"multiroute/routes"
 )
 
@@ -29,6 +30,7 @@ type watcher interface {
 // while when it comes back.
 func (d *daemon) makePlan(now time.Time, facts routes.Facts) plan.Plan {
 	in := plan.Input{Config: d.cfg, Facts: facts, IDs: d.ids, Health: d.monitor.Verdicts(), Disabled: d.disabled.reasons(), Balance: d.balancer.Weights(), Now: now}
+	in.Ports, in.PortsUnread = d.readPorts()
 	p := plan.Make(in)
 	d.monitor.Watch(watchedLegs(d.cfg, p, &facts))
 	d.rulesChange = d.cfg.NextChange(now)
@@ -42,6 +44,17 @@ func (d *daemon) makePlan(now time.Time, facts routes.Facts) plan.Plan {
 		p = plan.Make(in)
 	}
 	return p
+}
+
+// readPorts returns the ports of the router's own programs. Where they cannot be
+// read, those that were known last stay in force: a failover does not wait for
+// them.
+func (d *daemon) readPorts() (sysctl.Ports, error) {
+	ports, err := d.sysctl.Ports()
+	if err == nil {
+		d.ports = ports
+	}
+	return d.ports, err
 }
 
 // sameVerdicts reports whether a plan would be the same for both.

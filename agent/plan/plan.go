@@ -28,6 +28,10 @@ type Input struct {
 	// Balance are weights by policy and uplink: those that follow what is
 	// measured. What has none has the configured one.
 	Balance map[string]map[string]int
+	// Ports are those of the router's own programs. With PortsUnread it is not
+	// known whether they are still the same.
+	Ports       sysctl.Ports
+	PortsUnread error
 	// Now, in the local time zone, decides which rules are in force.
 	Now time.Time
 }

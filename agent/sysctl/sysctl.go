@@ -49,8 +49,11 @@ type Deviation struct {
 
 // String says what is wrong in sysctl(8)'s words.
 func (d Deviation) String() string {
-	return fmt.Sprintf("sysctl %s is %s, needed is %s", strings.ReplaceAll(d.Key, "/", "."), d.Have, d.Value)
+	return fmt.Sprintf("sysctl %s is %s, needed is %s", dotted(d.Key), d.Have, d.Value)
 }
+
+// dotted is a key as sysctl(8) writes it.
+func dotted(key string) string { return strings.ReplaceAll(key, "/", ".") }
 
 // Check returns the settings that do not hold. Parameters that do not exist
 // (an interface that is gone, no IPv6) are left out.

@@ -430,3 +430,65 @@ func shadow(t *testing.T, h *house, client, far netip.AddrPort) {
 		t.Errorf("the router's own traffic from port %d comes from %s: %v", client.Port(), own, err)
 	}
 }
+
+// TestShadowReserved: the same for ports that somebody has reserved, before the
+// agent starts and while it runs.
+func TestShadowReserved(t *testing.T) {
+	const reserved = "net/ipv4/ip_local_reserved_ports"
+	for name, topology := range topologies {
+		t.Run(name, func(t *testing.T) {
+			ctx := deadline(t, time.Minute)
+			h := newHouse(t, topology, lab.Options{})
+			must(t, h.Topology.Router.Sysctl(reserved, "40000,45000-45002\n"))
+			h.start(ctx, rig.Config(h.Topology, nil))
+			client4, client6 := lab.ClientAddress(0)
+			shadows := func(ports ...uint16) {
+				t.Helper()
+				for _, port := range ports {
+					shadow(t, h, netip.AddrPortFrom(client4, port), netip.AddrPortFrom(lab.InternetAddress, 7000))
+					shadow(t, h, netip.AddrPortFrom(client6, port), netip.AddrPortFrom(lab.InternetAddress6, 7000))
+				}
+			}
+			shadows(53, 40000, 45002, 51820)
+
+			// What nobody has reserved is kept, each time to another port there.
+			there := uint16(8000)
+			seen := func(port uint16) uint16 {
+				there++
+				return h.seenFrom(netip.AddrPortFrom(client4, port), netip.AddrPortFrom(lab.InternetAddress, there))
+			}
+			for _, port := range []uint16{51821, 44999} {
+				if got := seen(port); got != port {
+					t.Errorf("port %d, which is no service's, is seen as %d", port, got)
+				}
+			}
+			must(t, h.Topology.Router.Sysctl(reserved, "40000,51821\n"))
+			begin := time.Now()
+			h.until(15*time.Second, "51821 is protected", func() bool { return seen(51821) != 51821 })
+			t.Logf("protected after %.0f ms", ms(time.Since(begin)))
+			shadows(53, 40000, 51821)
+			if got := seen(45001); got != 45001 { // 45002 has one that it keeps
+				t.Errorf("port 45001, which is no service's any more, is seen as %d", got)
+			}
+			h.unchanged()
+		})
+	}
+}
+
+// seenFrom sends from a port of the client, and returns the one that the
+// internet sees.
+func (h *house) seenFrom(client, far netip.AddrPort) uint16 {
+	h.t.Helper()
+	there, err := h.Internet.ListenUDP(lab.Socket{Local: far})
+	must(h.t, err)
+	defer there.Close()
+	here, err := h.Client().DialUDP(lab.Socket{Local: client}, far)
+	must(h.t, err)
+	defer here.Close()
+	must(h.t, there.SetDeadline(time.Now().Add(2*time.Second)))
+	_, err = here.Write([]byte("who"))
+	must(h.t, err)
+	_, from, err := there.ReadFromUDPAddrPort(make([]byte, 10))
+	must(h.t, err)
+	return from.Port()
+}
