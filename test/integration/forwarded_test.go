@@ -81,24 +81,29 @@ func TestForwardedAfterNewAddress(t *testing.T) {
 	must(t, u.Carrier(false))
 	_, err := h.Wait(ctx, func(s api.Status) bool { return s.Uplinks[0].State == api.Down })
 	must(t, err)
+	address := netip.PrefixFrom(u.Address.Addr().Next(), u.Address.Bits())
 	must(t, h.Topology.Router.DelAddr(u.Interface, u.Address))
-	must(t, h.Topology.Router.AddAddr(u.Interface, netip.PrefixFrom(u.Address.Addr().Next(), u.Address.Bits())))
+	must(t, h.Topology.Router.AddAddr(u.Interface, address))
+	before := leaked(t, h) // to the provider the new address is wrong
 	must(t, u.Carrier(true))
 	_, err = h.Wait(ctx, func(s api.Status) bool { return s.Uplinks[0].State == api.Up })
 	must(t, err)
-	time.Sleep(50 * time.Millisecond)
-	before := leaked(t, h) // to the provider the new address is wrong
+	h.until(2*time.Second, "a packet has the new address", func() bool { return leaked(t, h) > before })
+	u.Address = address
+	must(t, u.Provider.Allow()) // from now on the old one is wrong
+	before = leaked(t, h)
 	packets, err := u.Provider.Packets()
 	must(t, err)
-	time.Sleep(200 * time.Millisecond)
-	fresh := leaked(t, h) - before
-	more, err := u.Provider.Packets()
-	must(t, err)
-	if n := more - packets; n < 10 || n > fresh+5 {
-		t.Errorf("of %d packets %d had the new address", n, fresh)
-	}
+	h.until(5*time.Second, "more packets leave", func() bool {
+		more, err := u.Provider.Packets()
+		must(t, err)
+		return more >= packets+200
+	})
 	answers.Stop()
 	h.leaksBefore = leaked(t, h)
+	if n := h.leaksBefore - before; n > 0 {
+		t.Errorf("%d packets had the old address after one had the new", n)
+	}
 }
 
 // TestForwardedAfterRestart: the same when the address changes, or the uplink

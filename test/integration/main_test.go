@@ -57,6 +57,11 @@ func newHouse(t *testing.T, topology func(lab.Options) (*lab.Topology, error), o
 	h := &house{Topology: top, Agent: rig.New(path, folder, top.Router), t: t}
 	t.Cleanup(func() {
 		h.noLeaks()
+		// One that ran on would keep its namespace, take its share of the processor
+		// from the tests to come, and write to its folder while that is removed.
+		if err := h.Agent.Close(); err != nil {
+			t.Error(err)
+		}
 		top.Close()
 		if err := os.RemoveAll(folder); err != nil {
 			t.Error(err)

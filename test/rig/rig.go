@@ -221,6 +221,18 @@ func (a *Agent) End(s syscall.Signal) error {
 	}
 }
 
+// Close kills the process, if it was started and still runs, and waits until it is
+// gone.
+func (a *Agent) Close() error {
+	a.mu.Lock()
+	started := a.cmd != nil
+	a.mu.Unlock()
+	if !started {
+		return nil
+	}
+	return a.End(syscall.SIGKILL)
+}
+
 // ExitError is how the process ended; call it after it did.
 func (a *Agent) ExitError() error {
 	a.mu.Lock()

@@ -39,6 +39,7 @@ func house(ctx context.Context, t *testing.T, o lab.Options, config func(*lab.To
 	must(t, a.Configure(config(top)))
 	must(t, a.Run(ctx))
 	t.Cleanup(func() {
+		must(t, a.Close())
 		if t.Failed() {
 			t.Log(a.Log())
 		}
