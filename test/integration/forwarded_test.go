@@ -88,7 +88,7 @@ func TestForwardedAfterNewAddress(t *testing.T) {
 	must(t, u.Carrier(true))
 	_, err = h.Wait(ctx, func(s api.Status) bool { return s.Uplinks[0].State == api.Up })
 	must(t, err)
-	h.until(2*time.Second, "a packet has the new address", func() bool { return leaked(t, h) > before })
+	h.until(followed, "a packet has the new address", func() bool { return leaked(t, h) > before })
 	u.Address = address
 	must(t, u.Provider.Allow()) // from now on the old one is wrong
 	before = leaked(t, h)
