@@ -10,6 +10,8 @@ import (
 	mdnetlink "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"multiroute/datagram"
 )
 
 // Counter is how many packets and bytes an interface has received and sent
@@ -24,6 +26,7 @@ type Counters struct {
 	file   *os.File // blocks, and so is not given to the runtime's poller
 	raw    syscall.RawConn
 	buffer []byte
+	from   datagram.Address
 }
 
 // Messages of linux/rtnetlink.h and linux/if_link.h: a dump of struct
@@ -67,7 +70,7 @@ func (c *Counters) Read() (map[int]Counter, error) {
 func (c *Counters) dump() (counters map[int]Counter, err error) {
 	closed := c.raw.Control(func(fd uintptr) {
 		for left := error(nil); left == nil; { // of an answer that was not read to its end
-			_, _, left = unix.Recvfrom(int(fd), c.buffer, unix.MSG_DONTWAIT)
+			_, _, left = datagram.Receive(int(fd), c.buffer, nil, 0, &c.from)
 		}
 		if err = askCounters(int(fd)); err == nil {
 			counters, err = c.answer(int(fd))
@@ -83,7 +86,8 @@ func askCounters(fd int) error {
 	binary.NativeEndian.PutUint16(request[4:], unix.RTM_GETSTATS)
 	binary.NativeEndian.PutUint16(request[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
 	binary.NativeEndian.PutUint32(request[unix.SizeofNlMsghdr+8:], statsFilterLink64)
-	return unix.Sendto(fd, request, unix.MSG_DONTWAIT, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	to := datagram.Kernel()
+	return datagram.Send(fd, request, 0, &to)
 }
 
 // answer reads a dump. Nobody waits: the kernel writes it while it is asked and
@@ -91,7 +95,7 @@ func askCounters(fd int) error {
 func (c *Counters) answer(fd int) (map[int]Counter, error) {
 	counters := map[int]Counter{}
 	for {
-		n, _, err := unix.Recvfrom(fd, c.buffer, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+		n, _, err := datagram.Receive(fd, c.buffer, nil, unix.MSG_TRUNC, &c.from)
 		if err != nil {
 			return nil, err
 		}

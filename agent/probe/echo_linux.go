@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multiroute/agent/config"
+	"multiroute/datagram"
 	"multiroute/routes"
 )
 
@@ -50,6 +51,15 @@ func (p *prober) sockaddr(a netip.Addr) unix.Sockaddr {
 		s.ZoneId = uint32(p.path.Index)
 	}
 	return s
+}
+
+// to is the same for what is sent.
+func (p *prober) to(a netip.Addr) datagram.Address {
+	zone := 0
+	if a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() {
+		zone = p.path.Index
+	}
+	return datagram.IP(a, zone)
 }
 
 // sendEcho sends an echo request.
@@ -91,7 +101,7 @@ func (p *prober) echo(t *target, addr netip.Addr, token uint64, timeout time.Dur
 	if p.heard.Swap(false) {
 		flags = unix.MSG_CONFIRM
 	}
-	if err := p.echoes.send(packet, flags, p.sockaddr(addr)); err != nil {
+	if err := p.echoes.send(packet, flags, p.to(addr)); err != nil {
 		if _, ok := p.outstanding.take(number, anyProbe); ok {
 			p.fail(t, token, fmt.Errorf("sending to %s: %w", addr, err))
 		}
@@ -104,8 +114,8 @@ func (p *prober) heardEcho(m message) {
 	var ok bool
 	if p.leg.Family == routes.IPv4 {
 		h, ok = parseICMP4(m.data)
-	} else if from, is6 := m.from.(*unix.SockaddrInet6); is6 {
-		h, ok = parseICMP6(m.data, netip.AddrFrom16(from.Addr), m.to)
+	} else if from, is6 := m.from.Addr(); is6 {
+		h, ok = parseICMP6(m.data, from, m.to)
 	}
 	if !ok {
 		return // not about echo requests at all

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multiroute/agent/config"
+	"multiroute/datagram"
 	"multiroute/routes"
 )
 
@@ -55,15 +56,15 @@ func (p *prober) sendGateway(t *target, token uint64, timeout time.Duration) {
 		return
 	}
 	var packet []byte
-	var to unix.Sockaddr
+	var to datagram.Address
 	mac, err := p.mac()
 	switch {
 	case p.leg.Family == routes.IPv6:
 		err = nil // it is asked without
-		packet, to = appendSolicitation(nil, mac, gateway), p.sockaddr(solicitedNode(gateway))
+		packet, to = appendSolicitation(nil, mac, gateway), p.to(solicitedNode(gateway))
 	case err == nil:
 		packet = appendARP(nil, mac, p.path.Source, gateway)
-		to = &unix.SockaddrLinklayer{Protocol: networkARP, Ifindex: p.path.Index, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
+		to = datagram.Link(p.path.Index, networkARP, [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
 	}
 	if err != nil {
 		p.fail(t, token, err)
@@ -126,8 +127,8 @@ func (p *prober) fromGateway(m message) bool {
 		from, ok := parseAdvertisement(m.data)
 		return ok && from == p.path.Gateway && m.hops == hopsND && m.index == p.path.Index && !m.to.IsMulticast()
 	}
-	link, ok := m.from.(*unix.SockaddrLinklayer)
-	if !ok || link.Ifindex != p.path.Index || link.Pkttype != unix.PACKET_HOST {
+	link, ok := m.from.Link()
+	if !ok || int(link.Ifindex) != p.path.Index || link.Pkttype != unix.PACKET_HOST {
 		return false
 	}
 	from, to, mac, ok := parseARP(m.data)

@@ -79,7 +79,7 @@ func TestForgedGatewayAnswersAreIgnored(t *testing.T) {
 				netip.AddrFrom16([16]byte(f.packet[header6+8:])) == dsl.Gateway6 && f.packet[targetAt6] == 0xff
 		}
 		advertise := func(to, about netip.Addr, flags byte) []byte {
-			return datagram(dsl.Gateway6, to, append([]byte{neighbourReply6, 0, 0, 0, flags, 0, 0, 0}, about.AsSlice()...))
+			return ipPacket(dsl.Gateway6, to, append([]byte{neighbourReply6, 0, 0, 0, flags, 0, 0, 0}, about.AsSlice()...))
 		}
 		asker := func(f frame) netip.Addr { return netip.AddrFrom16([16]byte(f.packet[sourceAt6:])) }
 		var us netip.Addr

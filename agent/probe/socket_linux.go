@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multiroute/agent/health"
+	"multiroute/datagram"
 )
 
 // bind ties a socket to the uplink before it has an address. The index is bound,
@@ -98,7 +99,7 @@ type socket struct {
 // message is one packet that a socket received.
 type message struct {
 	data  []byte // valid until the next one
-	from  unix.Sockaddr
+	from  datagram.Address
 	to    netip.Addr // IPv6: where it was sent to
 	index int        // of the interface it came in by; 0: unknown
 	hops  int        // IPv6: the hop limit; 0: unknown
@@ -161,9 +162,9 @@ func attach(fd int, filter []bpf.Instruction) error {
 
 // send sends a packet, or fails at once. flags is unix.MSG_CONFIRM, if its way
 // is known to be good, or 0.
-func (s *socket) send(b []byte, flags int, to unix.Sockaddr) error {
+func (s *socket) send(b []byte, flags int, to datagram.Address) error {
 	var failed error
-	err := s.raw.Control(func(fd uintptr) { failed = unix.Sendto(int(fd), b, flags|unix.MSG_DONTWAIT, to) })
+	err := s.raw.Control(func(fd uintptr) { failed = datagram.Send(int(fd), b, flags, &to) })
 	return errors.Join(err, failed)
 }
 
@@ -179,14 +180,15 @@ func (s *socket) collect(f func(message)) {
 	}
 	_ = s.raw.Control(func(fd uintptr) { // it fails when it is closed
 		for range maxCollected {
-			n, oobn, _, from, err := unix.Recvmsg(int(fd), s.data[:], s.oob[:], unix.MSG_DONTWAIT)
+			m := message{}
+			n, oobn, err := datagram.Receive(int(fd), s.data[:], s.oob[:], 0, &m.from)
 			if errors.Is(err, unix.EAGAIN) {
 				return
 			}
 			if err != nil {
 				continue // such as ENETDOWN, once, when the interface goes down
 			}
-			m := message{data: s.data[:n], from: from, at: time.Now()}
+			m.data, m.at = s.data[:n], time.Now()
 			m.control(s.oob[:oobn])
 			f(m)
 		}

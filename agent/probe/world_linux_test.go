@@ -318,7 +318,7 @@ func (p ping) reply(change func(from, to *netip.Addr, icmp *[]byte)) frame {
 		icmp[0] = echoReply6
 	}
 	change(&from, &to, &icmp)
-	return frame{p.protocol, p.mac, datagram(from, to, icmp)}
+	return frame{p.protocol, p.mac, ipPacket(from, to, icmp)}
 }
 
 // unreachable makes the right error message, and changes the quoted packet.
@@ -329,11 +329,11 @@ func (p ping) unreachable(from netip.Addr, change func(quoted *[]byte)) frame {
 	if from.Is6() {
 		kind = unreachable6
 	}
-	return frame{p.protocol, p.mac, datagram(from, p.from, append([]byte{kind, 1, 0, 0, 0, 0, 0, 0}, quoted...))}
+	return frame{p.protocol, p.mac, ipPacket(from, p.from, append([]byte{kind, 1, 0, 0, 0, 0, 0, 0}, quoted...))}
 }
 
-// datagram makes an IP packet of an ICMP message.
-func datagram(from, to netip.Addr, icmp []byte) []byte {
+// ipPacket makes an IP packet of an ICMP message.
+func ipPacket(from, to netip.Addr, icmp []byte) []byte {
 	icmp[2], icmp[3] = 0, 0
 	if len(icmp)%2 == 1 {
 		icmp = append(icmp, 0)
