@@ -148,7 +148,7 @@ func (d *daemon) watch(path string, counters *routes.Counters) (*health.Monitor,
 	}
 	monitor := health.NewMonitor(health.Options{
 		Open:     probe.Opener(probe.Options{Log: d.Log, Random: rand.Reader}),
-		Counters: func() (map[int]health.Counter, error) { return packets(counters) },
+		Counters: counters.Read,
 		Changed:  d.changed,
 		Log:      d.Log,
 		Rand:     mathrand.Float64,
@@ -157,14 +157,4 @@ func (d *daemon) watch(path string, counters *routes.Counters) (*health.Monitor,
 	d.monitor, d.memoryFile, d.remembered, d.inherited = monitor, path, kept, kept.Uplinks
 	maps.Copy(d.disabled, kept.Disabled)
 	return monitor, nil
-}
-
-// packets reads the interfaces' counters as the monitor wants them.
-func packets(c *routes.Counters) (map[int]health.Counter, error) {
-	read, err := c.Read()
-	all := make(map[int]health.Counter, len(read))
-	for index, n := range read {
-		all[index] = health.Counter{In: n.In, Out: n.Out}
-	}
-	return all, err
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"syscall"
 
-	mdnetlink "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -27,6 +26,7 @@ type Counters struct {
 	raw    syscall.RawConn
 	buffer []byte
 	from   datagram.Address
+	all    map[int]Counter
 }
 
 // Messages of linux/rtnetlink.h and linux/if_link.h: a dump of struct
@@ -46,7 +46,7 @@ func OpenCounters() (*Counters, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a routing socket for packet counters: %w", err)
 	}
-	c := &Counters{file: os.NewFile(uintptr(fd), "packet counters"), buffer: make([]byte, maxDump)}
+	c := &Counters{file: os.NewFile(uintptr(fd), "packet counters"), buffer: make([]byte, maxDump), all: map[int]Counter{}}
 	if c.raw, err = c.file.SyscallConn(); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("opening a routing socket for packet counters: %w", err)
@@ -57,8 +57,8 @@ func OpenCounters() (*Counters, error) {
 // Close frees the socket. A Read after it fails.
 func (c *Counters) Close() { _ = c.file.Close() }
 
-// Read returns the counters of all interfaces by index. After an error it may
-// be called again.
+// Read returns the counters of all interfaces by index. The map is good until the
+// next Read. After an error it may be called again.
 func (c *Counters) Read() (map[int]Counter, error) {
 	counters, err := retry(c.dump)
 	if err != nil {
@@ -93,7 +93,7 @@ func askCounters(fd int) error {
 // answer reads a dump. Nobody waits: the kernel writes it while it is asked and
 // while it is read, so that what is not there will not come.
 func (c *Counters) answer(fd int) (map[int]Counter, error) {
-	counters := map[int]Counter{}
+	clear(c.all)
 	for {
 		n, _, err := datagram.Receive(fd, c.buffer, nil, unix.MSG_TRUNC, &c.from)
 		if err != nil {
@@ -102,28 +102,50 @@ func (c *Counters) answer(fd int) (map[int]Counter, error) {
 		if n > len(c.buffer) {
 			return nil, fmt.Errorf("%w: %d bytes at once", errCounter, n)
 		}
-		messages, err := syscall.ParseNetlinkMessage(c.buffer[:n])
+		done, err := c.messages(c.buffer[:n])
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errCounter, err)
+			return nil, err
 		}
-		for _, m := range messages {
-			switch {
-			case m.Header.Flags&unix.NLM_F_DUMP_INTR != 0:
-				return nil, netlink.ErrDumpInterrupted
-			case m.Header.Type == unix.NLMSG_DONE || m.Header.Type == unix.NLMSG_ERROR:
-				if len(m.Data) >= 4 && binary.NativeEndian.Uint32(m.Data) != 0 {
-					return nil, unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
-				}
-				return counters, nil
-			}
-			index, counter, err := decodeCounter(m.Data)
-			if err != nil {
-				return nil, err
-			}
-			counters[index] = counter
+		if done {
+			return c.all, nil
 		}
 	}
 }
+
+// messages reads some of a dump's messages, and reports whether the last one was
+// among them.
+func (c *Counters) messages(b []byte) (done bool, err error) {
+	for len(b) > 0 {
+		if len(b) < unix.SizeofNlMsghdr {
+			return false, fmt.Errorf("%w: %d bytes are left", errCounter, len(b))
+		}
+		size, kind, flags := int(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:])
+		if size < unix.SizeofNlMsghdr || size > len(b) {
+			return false, fmt.Errorf("%w: a message of %d bytes in %d", errCounter, size, len(b))
+		}
+		data := b[unix.SizeofNlMsghdr:size]
+		b = b[min(aligned(size), len(b)):]
+		switch {
+		case flags&unix.NLM_F_DUMP_INTR != 0:
+			return false, netlink.ErrDumpInterrupted
+		case kind == unix.NLMSG_DONE || kind == unix.NLMSG_ERROR:
+			if len(data) >= 4 && binary.NativeEndian.Uint32(data) != 0 {
+				return false, unix.Errno(-int32(binary.NativeEndian.Uint32(data)))
+			}
+			return true, nil
+		}
+		index, counter, err := decodeCounter(data)
+		if err != nil {
+			return false, err
+		}
+		c.all[index] = counter
+	}
+	return false, nil
+}
+
+// aligned is where what follows n bytes begins, in netlink (NLMSG_ALIGN,
+// NLA_ALIGN).
+func aligned(n int) int { return (n + 3) &^ 3 }
 
 // errCounter is returned for a message that is not as linux/if_link.h says.
 var errCounter = errors.New("malformed answer of the kernel")
@@ -133,19 +155,17 @@ func decodeCounter(b []byte) (index int, c Counter, err error) {
 	if len(b) < sizeofIfStatsMsg {
 		return 0, Counter{}, fmt.Errorf("%w: %d bytes", errCounter, len(b))
 	}
-	ad, err := mdnetlink.NewAttributeDecoder(b[sizeofIfStatsMsg:])
-	if err != nil {
-		return 0, Counter{}, fmt.Errorf("%w: %w", errCounter, err)
-	}
-	for ad.Next() {
-		if stats := ad.Bytes(); ad.Type() == iflaStatsLink64 && len(stats) >= 32 { // rx_packets, tx_packets, rx_bytes, tx_bytes come first
-			index = int(int32(binary.NativeEndian.Uint32(b[4:])))
+	index = int(int32(binary.NativeEndian.Uint32(b[4:])))
+	for b = b[sizeofIfStatsMsg:]; len(b) >= unix.SizeofNlAttr; {
+		size, kind := int(binary.NativeEndian.Uint16(b)), binary.NativeEndian.Uint16(b[2:])
+		if size < unix.SizeofNlAttr || size > len(b) {
+			return 0, Counter{}, fmt.Errorf("%w: an attribute of %d bytes in %d", errCounter, size, len(b))
+		}
+		if stats := b[unix.SizeofNlAttr:size]; kind == iflaStatsLink64 && len(stats) >= 32 { // rx_packets, tx_packets, rx_bytes, tx_bytes come first
 			n := func(i int) uint64 { return binary.NativeEndian.Uint64(stats[8*i:]) }
 			return index, Counter{In: n(0), Out: n(1), InBytes: n(2), OutBytes: n(3)}, nil
 		}
-	}
-	if err := ad.Err(); err != nil {
-		return 0, Counter{}, fmt.Errorf("%w: %w", errCounter, err)
+		b = b[min(aligned(size), len(b)):]
 	}
 	return 0, Counter{}, fmt.Errorf("%w: no counters in it", errCounter)
 }

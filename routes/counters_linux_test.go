@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ func TestCounters(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return m
+		return maps.Clone(m)
 	}
 	eth0, eth1 := w.index("eth0"), w.index("eth1")
 	before := read()

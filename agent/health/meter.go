@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"multiroute/agent/config"
+	"multiroute/routes"
 )
 
 // counterRetry is how long after the counters could not be read it is tried
@@ -62,7 +63,7 @@ func (m *meter) others(index int, c Counter) Counter {
 }
 
 // count reads the counters if it is time; else nil.
-func (m *Monitor) count() map[int]Counter {
+func (m *Monitor) count() map[int]routes.Counter {
 	if m.options.Counters == nil {
 		return nil
 	}

@@ -309,7 +309,7 @@ func TestMonitorCounters(t *testing.T) {
 		start := time.Now()
 		var reads atomic.Int32
 		var fail atomic.Bool
-		counters := func() (map[int]Counter, error) {
+		counters := func() (map[int]routes.Counter, error) {
 			reads.Add(1)
 			if fail.Load() {
 				return nil, errors.New("no buffer space")
@@ -320,7 +320,7 @@ func TestMonitorCounters(t *testing.T) {
 			answers := one
 			answers.In += uint64(n.sent)
 			answers.Out += uint64(n.sent)
-			return map[int]Counter{1: answers}, nil
+			return map[int]routes.Counter{1: {In: answers.In, Out: answers.Out}}, nil
 		}
 		m, stop := running(t, Options{Open: n.open, Counters: counters})
 		defer stop()
@@ -405,7 +405,7 @@ func TestMonitorForgetsInterfaces(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := newFakeNet(t)
-		m, stop := running(t, Options{Open: n.open, Counters: func() (map[int]Counter, error) { return nil, nil }})
+		m, stop := running(t, Options{Open: n.open, Counters: func() (map[int]routes.Counter, error) { return nil, nil }})
 		for i := range 20 {
 			ppp := watched("dsl", i+1)
 			ppp.Traffic = i + 1

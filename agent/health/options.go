@@ -4,6 +4,7 @@ import (
 	"log/slog"
 
 	"multiroute/agent/config"
+	"multiroute/routes"
 )
 
 // Watched is one leg as its owner wants it watched.
@@ -27,10 +28,11 @@ type Counter struct{ In, Out uint64 }
 // Options is what a Monitor needs.
 type Options struct {
 	Open Open // needed
-	// Counters returns the packets by interface index; nil: the traffic of
-	// others is not looked at. It is called from one goroutine, ten times a
-	// second, and should not take longer than a few milliseconds.
-	Counters func() (map[int]Counter, error)
+	// Counters returns the packets by interface index, in a map that the next
+	// call may use again; nil: the traffic of others is not looked at. It is called
+	// from one goroutine, ten times a second, and should not take longer than a few
+	// milliseconds.
+	Counters func() (map[int]routes.Counter, error)
 	// Changed is called after a state or a reason changed by itself, not for
 	// what Watch changed. It must not block; it may call Verdicts. nil: nobody
 	// is told.

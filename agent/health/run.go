@@ -56,7 +56,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 
 // step takes in what arrived and then judges what is due. It returns when the
 // next step is due.
-func (m *Monitor) step(w *work, counters map[int]Counter) time.Time {
+func (m *Monitor) step(w *work, counters map[int]routes.Counter) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	w.letters = m.inbox.take(w.letters[:0])
@@ -72,7 +72,7 @@ func (m *Monitor) step(w *work, counters map[int]Counter) time.Time {
 	if counters != nil {
 		for _, l := range m.order {
 			if c, ok := counters[l.want.Traffic]; ok && l.want.Traffic != 0 {
-				l.sample(now, m.meter.others(l.want.Traffic, c))
+				l.sample(now, m.meter.others(l.want.Traffic, Counter{In: c.In, Out: c.Out}))
 			}
 		}
 	}

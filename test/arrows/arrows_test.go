@@ -44,10 +44,11 @@ var may = map[string][]string{
 	"agent/hooks":   {},
 	"agent/doctor":  {"agent/config", "agent/plan", "agent/sysctl", "nat", "routes"},
 	"agent/domains": {"agent/dns", "routes"},
-	"agent/probe":   {"agent/config", "agent/dns", "agent/health", "routes"},
+	"agent/probe":   {"agent/config", "agent/dns", "agent/health", "datagram", "routes"},
 	"nat":           {},
-	"routes":        {},
+	"routes":        {"datagram"},
 	"conntrack":     {},
+	"datagram":      {},
 	"test/":         {"test/", "agent", "agent/", "nat", "routes", "conntrack"},
 }
 
