@@ -27,8 +27,9 @@ const (
 )
 
 func watchStatus(c *call) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
-	defer stop()
+	// The signals stay caught: one that comes twice, as those of timeout(1) do, must
+	// not kill what is just ending.
+	ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	w := &watcher{out: c.out, err: c.err, json: c.json}
 	if !c.json {
 		w.screen = openTerminal(c.out)
