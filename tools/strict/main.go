@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -38,7 +39,8 @@ type report struct {
 	packages int                      // finished
 	failed   bool                     // or skipped without leave
 	skipped  []string
-	allow    string // why a test may be skipped; empty: for no reason
+	failures []string // tests that failed, and where they say why
+	allow    string   // why a test may be skipped; empty: for no reason
 }
 
 func run(allow string, in io.Reader, out, errOut io.Writer) int {
@@ -58,6 +60,9 @@ func run(allow string, in io.Reader, out, errOut io.Writer) int {
 		}
 	}
 	fmt.Fprintf(out, "%d packages, %d tests passed, %d skipped\n", r.packages, r.passed, len(r.skipped))
+	for _, f := range r.failures {
+		fmt.Fprintf(errOut, "strict: failed: %s\n", f)
+	}
 	for _, s := range r.skipped {
 		fmt.Fprintf(errOut, "strict: skipped: %s\n", s)
 	}
@@ -95,6 +100,7 @@ func (r *report) line(line []byte) {
 	case "fail":
 		r.failed = true
 		fmt.Fprint(r.out, r.running[k])
+		r.failures = append(r.failures, fmt.Sprintf("%s %s%s", e.Package, e.Test, said(r.running[k].String())))
 	case "skip":
 		why := reason(r.running[k].String())
 		r.skipped = append(r.skipped, fmt.Sprintf("%s %s: %s", e.Package, e.Test, why))
@@ -142,4 +148,24 @@ func reason(output string) string {
 		}
 	}
 	return strings.Join(words, " ")
+}
+
+// saying is a line that begins with a place in a test.
+var saying = regexp.MustCompile(`^\s*\S+\.(go|txtar):\d+: `)
+
+// maxSaid is how many lines of a failed test are said again at the end.
+const maxSaid = 20
+
+// said is what a failed test says itself, without what its programs wrote: it is
+// found at the end of a log of which the beginning is lost.
+func said(output string) string {
+	var lines strings.Builder
+	n := 0
+	for line := range strings.Lines(output) {
+		if saying.MatchString(line) && n < maxSaid {
+			n++
+			lines.WriteString("\n\t" + strings.TrimSpace(line))
+		}
+	}
+	return lines.String()
 }

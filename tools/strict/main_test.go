@@ -29,11 +29,12 @@ func TestRun(t *testing.T) {
 {"Action":"output","Package":"b","Test":"S","Output":"--- SKIP: S (0.00s)\n"}
 {"Action":"skip","Package":"b","Test":"S"}
 `, 1, "ok  \ta\t0.1s\n1 packages, 1 tests passed, 1 skipped\n", "strict: skipped: b S: s_test.go:3: no lab\n"},
-		{"failed", pass + `{"Action":"output","Package":"b","Test":"F","Output":"wrong\n"}
+		{"failed", pass + `{"Action":"output","Package":"b","Test":"F","Output":"    f_test.go:7: wrong\n"}
+{"Action":"output","Package":"b","Test":"F","Output":"noise\n"}
 {"Action":"fail","Package":"b","Test":"F"}
 {"Action":"output","Package":"b","Output":"FAIL\tb\t0.1s\n"}
 {"Action":"fail","Package":"b"}
-`, 1, "ok  \ta\t0.1s\nwrong\nFAIL\tb\t0.1s\n2 packages, 1 tests passed, 0 skipped\n", ""},
+`, 1, "ok  \ta\t0.1s\n    f_test.go:7: wrong\nnoise\nFAIL\tb\t0.1s\n2 packages, 1 tests passed, 0 skipped\n", "strict: failed: b F\n\tf_test.go:7: wrong\n"},
 		{"timeout", pass + `{"Action":"output","Package":"b","Test":"F","Output":"panic: test timed out\n"}
 {"Action":"fail","Package":"b"}
 `, 1, "ok  \ta\t0.1s\npanic: test timed out\n2 packages, 1 tests passed, 0 skipped\n", ""},
