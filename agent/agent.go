@@ -37,6 +37,7 @@ type Options struct {
 	Log     *slog.Logger
 	Reload  <-chan os.Signal // each signal reloads
 	Service *notify.Socket   // the service manager; nil: nobody
+	Garbage func(int)        // sets how much garbage there may be, in percent of what is in use; nil: not the agent's business
 }
 
 // The kernel, as the owner's loop needs it. Tests put failures in between.
@@ -68,7 +69,7 @@ type (
 // Intervals of the loop.
 const (
 	// resync is how often the kernel is read without a reason.
-	resync = 5 * time.Second
+	resync = 10 * time.Second
 	// glance is how often the sysctls are read: their changes send no messages.
 	glance = time.Second
 	// patience is how long the loop waits before it undoes what another program
@@ -176,6 +177,7 @@ var ErrStopped = errors.New("asked to stop")
 func Run(ctx context.Context, o Options) error {
 	var kept confirmed
 	files := config.Read(o.Config)
+	o.spare(files)
 	keptAt := confirmedFile(config.Fallback(o.Config), o.State)
 	if _, err := keep.Load(keptAt, &kept); err != nil {
 		o.Log.Warn("the confirmed configuration cannot be read", "err", err)
@@ -506,6 +508,7 @@ func (d *daemon) reload(onTrial time.Duration) (api.ReloadResult, error) {
 
 func (d *daemon) load(onTrial time.Duration) (api.ReloadResult, error) {
 	files := config.Read(d.Config)
+	d.spare(files)
 	cfg, err := files.Parse()
 	if err != nil {
 		d.loadErr = err

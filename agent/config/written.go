@@ -14,6 +14,15 @@ type Written struct{ sources []source }
 // that Parse reports.
 func Read(path string) Written { return Written{read(path)} }
 
+// Size is how many bytes there are to parse.
+func (w Written) Size() int {
+	n := 0
+	for _, s := range w.sources {
+		n += len(s.text)
+	}
+	return n
+}
+
 // Parse makes a Config of it, as Load does.
 func (w Written) Parse() (*Config, error) { return parse(w.sources) }
 

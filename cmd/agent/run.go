@@ -26,12 +26,11 @@ func runDaemon(c *call) error {
 	// A crash ends by a signal, not with exit status 2, which is for a wrong
 	// configuration: that is not started again, a crash is.
 	debug.SetTraceback("crash")
-	// Routers have less memory than time: a long list of prefixes is some 30 MB
-	// while it is read, which collecting at twice the size would leave lying about.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(40)
+	o := agent.Options{Config: c.config, Version: versionText(), State: os.Getenv("STATE_DIRECTORY"), Log: log, Reload: hup, Service: service}
+	if os.Getenv("GOGC") == "" { // else the user knows better
+		o.Garbage = func(percent int) { debug.SetGCPercent(percent) }
 	}
-	return agent.Run(ctx, agent.Options{Config: c.config, Version: versionText(), State: os.Getenv("STATE_DIRECTORY"), Log: log, Reload: hup, Service: service})
+	return agent.Run(ctx, o)
 }
 
 // logger writes text; the journal knows the time itself. AGENT_LOG=debug shows
