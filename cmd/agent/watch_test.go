@@ -106,6 +106,7 @@ type pty struct {
 	t             *testing.T
 	master, slave *os.File
 	program       *exec.Cmd
+	before        unix.Termios // the modes until the program began
 	mu            sync.Mutex
 	shown         string // everything the program wrote
 	read          int    // how much of that was waited for
@@ -133,6 +134,7 @@ func onTerminal(t *testing.T, width, height uint16, environment []string, args .
 	t.Cleanup(func() { slave.Close() })
 	p := &pty{t: t, master: master, slave: slave, program: exec.Command("agent", args...)}
 	p.resize(width, height)
+	p.before = p.modes()
 	p.program.Env = append(os.Environ(), environment...)
 	p.program.Stdin, p.program.Stdout, p.program.Stderr = slave, slave, slave
 	p.program.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
@@ -228,7 +230,6 @@ func TestWatchTerminal(t *testing.T) {
 	folder := t.TempDir()
 	config, stop := answering(t, folder)
 	p := onTerminal(t, 80, 24, []string{"TERM=xterm", "NO_COLOR="}, "status", "--watch", "--config", config)
-	before := p.modes()
 	p.see(takeScreen)
 	p.see("\x1b[H")
 	first := p.see("\x1b[J")
@@ -256,7 +257,7 @@ func TestWatchTerminal(t *testing.T) {
 	p.press("\x1a") // Ctrl-Z
 	p.see(giveScreen)
 	p.stopped()
-	if p.modes() != before {
+	if p.modes() != p.before {
 		t.Error("the modes of the terminal are not as they were")
 	}
 	if err := p.program.Process.Signal(unix.SIGCONT); err != nil {
@@ -270,7 +271,7 @@ func TestWatchTerminal(t *testing.T) {
 	if err := p.program.Wait(); err != nil {
 		t.Error(err)
 	}
-	if p.modes() != before {
+	if p.modes() != p.before {
 		t.Error("the modes of the terminal are not as they were")
 	}
 }
