@@ -16,15 +16,25 @@ import (
 	"multiroute/test/rig"
 )
 
+// asks starts what somebody on the internet sends to an uplink's address, and
+// waits until that has made a connection.
+func (h *house) asks(ctx context.Context, u *lab.Uplink, somebody netip.AddrPort, port uint16) *lab.OneWay {
+	h.t.Helper()
+	ask, err := lab.StartOneWay(ctx, h.Internet, lab.Socket{Local: somebody}, netip.AddrPortFrom(u.Address.Addr(), port), 10*time.Millisecond)
+	must(h.t, err)
+	h.until(2*time.Second, "there is a connection to "+u.Name, func() bool {
+		return slices.ContainsFunc(on(h.flows(u.Name), u, "udp", u.Address.Addr()), func(f api.Flow) bool { return f.Source.String() == somebody.String() })
+	})
+	return ask
+}
+
 // forwarded starts a server behind the router that goes on sending to somebody
 // on the internet who asked it once, at an uplink's address.
 func (h *house) forwarded(ctx context.Context, u *lab.Uplink, port uint16) *lab.OneWay {
 	h.t.Helper()
 	server, _ := lab.ClientAddress(0)
 	somebody := netip.AddrPortFrom(lab.InternetAddress, port)
-	ask, err := lab.StartOneWay(ctx, h.Internet, lab.Socket{Local: somebody}, netip.AddrPortFrom(u.Address.Addr(), 9999), 10*time.Millisecond)
-	must(h.t, err)
-	time.Sleep(50 * time.Millisecond) // the first to send makes the connection
+	ask := h.asks(ctx, u, somebody, 9999)
 	answers, err := lab.StartOneWay(ctx, h.Client(), lab.Socket{Local: netip.AddrPortFrom(server, 9999)}, somebody, time.Millisecond)
 	must(h.t, err)
 	time.Sleep(50 * time.Millisecond) // a few of both
@@ -144,9 +154,7 @@ func TestForwardedAfterRestart(t *testing.T) {
 func TestOwnWhileUplinkGoes(t *testing.T) {
 	whileUplinkGoes(t, func(ctx context.Context, h *house, u *lab.Uplink) *lab.OneWay {
 		somebody, own := netip.AddrPortFrom(lab.InternetAddress, 5555), netip.AddrPortFrom(u.Address.Addr(), 7777)
-		ask, err := lab.StartOneWay(ctx, h.Internet, lab.Socket{Local: somebody}, own, 10*time.Millisecond)
-		must(h.t, err)
-		time.Sleep(50 * time.Millisecond) // the first to send makes the connection
+		ask := h.asks(ctx, u, somebody, own.Port())
 		answers, err := lab.StartOneWay(ctx, h.Topology.Router, lab.Socket{Local: own}, somebody, time.Millisecond)
 		must(h.t, err)
 		time.Sleep(50 * time.Millisecond) // a few of both
