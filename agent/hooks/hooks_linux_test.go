@@ -104,7 +104,7 @@ func TestHangs(t *testing.T) {
 	o := newOffice(t)
 	hangs := o.program("hangs", `sleep 1000 & echo $! > child; echo begun; trap "" TERM; while :; do sleep 1000; done`)
 	fine := o.program("fine", `echo $UPLINK >> told`)
-	o.Add(Job{"dsl", []string{hangs, fine}, 200 * time.Millisecond, []string{"UPLINK=dsl"}})
+	o.Add(Job{"dsl", []string{hangs, fine}, 2 * time.Second, []string{"UPLINK=dsl"}})
 	o.Add(Job{"lte", []string{fine}, time.Minute, []string{"UPLINK=lte"}})
 	o.until("the other uplink's", func() bool { return o.read("told") == "lte\n" })
 	o.until("the one behind it", func() bool { return o.read("told") == "lte\ndsl\n" })
