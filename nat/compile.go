@@ -23,7 +23,6 @@ func compile(s Spec, policyRules func([]PolicyRule, []Policy) chosen) Ruleset {
 	for _, list := range s.Lists {
 		c.rules.Dynamic = append(c.rules.Dynamic, listSet(list, false), listSet(list, true))
 	}
-	c.restore()
 	if len(s.Rules) > 0 {
 		c.chosen = policyRules(s.Rules, s.Policies)
 		c.rules.Sets = slices.Clip(c.chosen.sets)
@@ -33,7 +32,7 @@ func compile(s Spec, policyRules func([]PolicyRule, []Policy) chosen) Ruleset {
 		c.rules.Chains = append(c.rules.Chains, chains...)
 		c.clients = Verdict{Goto, rulesChain}
 	}
-	c.classify()
+	c.restore()
 	c.portForwards()
 	c.own()
 	if s.Guard {
@@ -112,14 +111,30 @@ func (c *compiler) chain(ch Chain) { c.rules.Chains = append(c.rules.Chains, ch)
 
 // restore puts the mark of a known connection on each of its packets: at once
 // where the packet has no mark yet, else (and where the marks' chains count) by
-// one look-up, whatever the number of uplinks.
+// one look-up, whatever the number of uplinks. Between the two stands what
+// happens to first packets, which have no use for that look-up. It is no chain
+// of type nat: another base chain costs them more than these comparisons cost
+// the few known packets that come so far.
 func (c *compiler) restore() {
-	rules := c.byConnMark(markChain)
-	if len(rules) > 0 && !c.counted() {
-		rules = slices.Insert(rules, 0, Rule{RestoreMark{c.Mask}, Verdict{Kind: Accept}})
+	var rules []Rule
+	marks := c.byConnMark(markChain)
+	if len(marks) > 0 && !c.counted() {
+		rules = []Rule{{RestoreMark{c.Mask}, Verdict{Kind: Accept}}}
+		if lan := c.onlyLAN(); len(lan) > 0 && c.clients.Kind == Return {
+			// A client's that has no mark by now is of no known connection of an uplink.
+			rules = append(rules, Rule{Match{Field: PacketMark, Mask: everyBit, Values: []Value{mark(0)}},
+				Match{Field: InInterface, Values: lan}, Verdict{Kind: Accept}})
+		}
 	}
-	c.chain(Chain{Name: "restore", Type: Filter, Hook: Prerouting, Priority: priorityMangle, Rules: rules})
+	if first := c.classify(); len(first) > 0 {
+		c.chain(Chain{Name: classifyChain, Rules: first})
+		rules = append(rules, Rule{Match{Field: ConnStatus, Op: NoBit, Values: []Value{confirmed}}, Verdict{Goto, classifyChain}})
+	}
+	c.rules.Chains = slices.Insert(c.rules.Chains, 0, Chain{Name: "restore", Type: Filter, Hook: Prerouting, Priority: priorityMangle, Rules: append(rules, marks...)})
 }
+
+// classifyChain is where first packets of connections go that come in.
+const classifyChain = "first"
 
 func (c *compiler) byConnMark(chain string) []Rule {
 	m := Map{Field: ConnMark, Mask: c.Mask}
@@ -145,8 +160,7 @@ func (c *compiler) bypasses() []Policy {
 // classify binds a connection that comes in from an uplink to that uplink, so
 // that its replies leave where it came in; for a client's, the rules choose a
 // policy. It runs before port forwards change the destination.
-func (c *compiler) classify() {
-	var rules []Rule
+func (c *compiler) classify() []Rule {
 	m := Map{Field: InInterface}
 	if len(c.interfaces) > 0 {
 		for _, name := range c.interfaces {
@@ -169,11 +183,11 @@ func (c *compiler) classify() {
 			}
 		}
 	}
-	rules = append(rules, c.unasked()...)
+	rules := c.unasked()
 	if len(m.Entries) > 0 {
 		rules = append(rules, Rule{m})
 	}
-	c.chain(Chain{Name: "classify", Type: NAT, Hook: Prerouting, Priority: priorityMangle, Rules: rules})
+	return rules
 }
 
 // inbound tells apart what comes in by one interface: clients by their source,

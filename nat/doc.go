@@ -11,7 +11,7 @@
 // # The way of a packet
 //
 //	prerouting   restore        known connection: its uplink's mark goes on the packet
-//	             classify       first packet from an uplink: bound to that uplink
+//	             first          first packet from an uplink: bound to that uplink
 //	             rules          first packet from a client: its policy's mark goes on it
 //	             forward_ports  first packet from an uplink, or from a client to an uplink's address: port forwards
 //	output       own            the router's own packets: the same as restore
@@ -21,14 +21,14 @@
 //	             masquerading   and NATed to its address
 //	             clamp          where an uplink has a small MTU: TCP is told
 //
-// classify, forward_ports and bind are nat-type chains, which the kernel runs
-// for the first packet of a connection only (nf_nat_inet_fn,
-// net/netfilter/nf_nat_core.c). That is also right for one-way UDP, which stays
-// "new" to conntrack for ever.
+// forward_ports and bind are nat-type chains, which the kernel runs for the
+// first packet of a connection only (nf_nat_inet_fn, net/netfilter/nf_nat_core.c);
+// restore leads to first what conntrack has not confirmed. Both are also right
+// for one-way UDP, which stays "new" to conntrack for ever.
 //
-// Invariant: a connection has an uplink's mark exactly if one of our nat-type
-// chains saw its first packet. What has no mark and is no first packet began
-// before the rules did.
+// Invariant: a connection has an uplink's mark exactly if first or bind saw its
+// first packet, or that of the connection which had it expected (FTP). What has
+// no mark and is no first packet began before the rules did.
 //
 // # Rules
 //

@@ -127,7 +127,10 @@ func (e *encoded) fetch(f Field, mask, to uint32) {
 	case OutInterface:
 		e.add(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: to})
 	case PacketMark:
-		e.add(&expr.Meta{Key: expr.MetaKeyMARK, Register: to}, and(mask, 0))
+		e.add(&expr.Meta{Key: expr.MetaKeyMARK, Register: to})
+		if mask != everyBit {
+			e.add(and(mask, 0))
+		}
 	case ConnMark:
 		e.add(&expr.Ct{Key: expr.CtKeyMARK, Register: to}, and(mask, 0))
 	case ConnState:

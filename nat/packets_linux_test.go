@@ -16,7 +16,7 @@ import (
 )
 
 // spy is somebody else's table that notes the mark of each packet behind our
-// classify, by its length.
+// restore, by its length.
 const spy = `table inet spy {
 	set seen { typeof meta length . meta mark; flags dynamic; size 65535; }
 	chain note { type filter hook prerouting priority 0; iifname "eth0" update @seen { meta length . meta mark }; }

@@ -121,10 +121,12 @@ const (
 	NoBit            // has no bit of the values set
 )
 
+const everyBit = 1<<32 - 1
+
 // Match goes on to the next statement if the field compares.
 type Match struct {
 	Field  Field
-	Mask   uint32 // marks only
+	Mask   uint32 // marks only; everyBit: the whole mark
 	Op     Op
 	Values []Value
 }
@@ -159,7 +161,7 @@ func (m Match) String() string {
 }
 
 func fieldName(f Field, mask uint32) string {
-	if f == ConnMark || f == PacketMark {
+	if (f == ConnMark || f == PacketMark) && mask != everyBit {
 		return fmt.Sprintf("%s & 0x%08x", fieldText[f], mask)
 	}
 	return fieldText[f]

@@ -19,22 +19,30 @@ import (
 const servicesChain = "masquerading-services"
 
 // apartFromServices has clients' connections that begin at a service's port
-// NATed to another one.
+// NATed to another one. Most begin at none. A comparison with the ports that the
+// kernel does not give away, and one with the others, find that out for less than
+// one look-up of ranges costs, and then nobody asks for the protocol.
 func (c *compiler) apartFromServices() []Rule {
 	if len(c.Services) == 0 {
 		return nil
 	}
-	ports := Match{Field: SourcePort}
 	all := make([]span, len(c.Services))
 	for i, r := range c.Services {
 		all[i] = span{port16(r.Lo), port16(r.Hi)}
 	}
-	for _, s := range joined(SourcePort, spans(all)) {
-		ports.Values = append(ports.Values, s.value(SourcePort))
-	}
 	c.chain(Chain{Name: servicesChain, Rules: c.masquerade(c.ClientPorts)})
-	return []Rule{{Match{Field: Protocol, Values: []Value{tcp, udp}}, ports,
-		Match{Field: SourceType, Op: IsNot, Values: []Value{local}}, Verdict{Goto, servicesChain}}}
+	var values []Value
+	for _, s := range joined(SourcePort, spans(all)) {
+		values = append(values, s.value(SourcePort))
+	}
+	var rules []Rule
+	for _, ports := range [][]Value{values[:1], values[1:]} {
+		if len(ports) > 0 {
+			rules = append(rules, Rule{Match{Field: SourcePort, Values: ports}, Match{Field: Protocol, Values: []Value{tcp, udp}},
+				Match{Field: SourceType, Op: IsNot, Values: []Value{local}}, Verdict{Goto, servicesChain}})
+		}
+	}
+	return rules
 }
 
 func port16(n uint16) string { return string(binary.BigEndian.AppendUint16(nil, n)) }

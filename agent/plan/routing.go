@@ -114,10 +114,17 @@ const groupSize = 8
 // group of their uplink; what has no mark, and what was not sent by the router,
 // goes past the rules that cannot match.
 func (m *maker) shortcuts(f routes.Family) {
+	base, mask := m.router.RuleBase, m.router.MarkMask
+	if len(m.Uplinks) > 1 {
+		past := base + rulePolicy
+		if m.anyPins(f) {
+			past = base + rulePins
+		}
+		m.rule(routes.Rule{Family: f, Priority: base + ruleSkip, Forwarded: true, Goto: past})
+	}
 	if len(m.Uplinks) <= groupSize {
 		return
 	}
-	base, mask := m.router.RuleBase, m.router.MarkMask
 	m.rule(routes.Rule{Family: f, Priority: base + ruleJump - 1, Mask: mask, Goto: base + ruleSkip})
 	var done []int
 	for _, u := range m.Uplinks {
@@ -128,11 +135,6 @@ func (m *maker) shortcuts(f routes.Family) {
 		done = append(done, group)
 		m.rule(routes.Rule{Family: f, Priority: base + ruleJump + group, Mark: m.mark(group * groupSize), Mask: mask &^ m.mark(groupSize-1), Goto: base + ruleMark + group})
 	}
-	past := base + rulePolicy
-	if m.anyPins(f) {
-		past = base + rulePins
-	}
-	m.rule(routes.Rule{Family: f, Priority: base + ruleSkip, Forwarded: true, Goto: past})
 }
 
 // anyPins reports whether there is a rule for destinations that belong to one
