@@ -167,6 +167,8 @@ func (h *house) ipRules(t *testing.T, family string) []string {
 		Suppress *int `json:"suppress_prefixlen"`
 		Protocol string
 		Dst, Iif string
+		Not      json.RawMessage // "null" where the rule is turned round
+		Goto     int
 	}
 	decode(t, h.run("ip", "-j", family, "rule"), &rules)
 	var lines []string
@@ -178,15 +180,21 @@ func (h *house) ipRules(t *testing.T, family string) []string {
 		if r.Src != "all" {
 			line += " from " + withLength(r.Src, r.SrcLen)
 		}
-		if r.Dst != "" || r.Iif != "" {
+		switch {
+		case r.Not != nil && r.Iif == "lo" && r.Dst == "":
+			line += " not iif lo"
+		case r.Dst != "" || r.Iif != "" || r.Not != nil:
 			line += " with something that we never ask for"
 		}
 		if r.FwMark != "" {
 			line += " fwmark " + r.FwMark + "/" + r.FwMask
 		}
-		if r.Action != "" {
+		switch {
+		case r.Action != "":
 			line += " " + r.Action
-		} else {
+		case r.Goto != 0:
+			line += fmt.Sprintf(" goto %d", r.Goto)
+		default:
 			line += " lookup " + r.Table
 		}
 		if r.Suppress != nil {
