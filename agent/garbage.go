@@ -9,7 +9,7 @@ import "multiroute/agent/config"
 const (
 	longConfig   = 256 << 10 // bytes, some 10,000 prefixes
 	garbageLong  = 40        // percent of what is in use (GOGC)
-	garbageShort = 200
+	garbageShort = 100
 )
 
 // spare has garbage collected as often as a configuration asks for, before it is

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -26,6 +27,12 @@ func runDaemon(c *call) error {
 	// A crash ends by a signal, not with exit status 2, which is for a wrong
 	// configuration: that is not started again, a crash is.
 	debug.SetTraceback("crash")
+	// What the agent does takes turns anyway. A second processor would be woken
+	// for each of them, only to find nothing to do, and a flood of questions could
+	// take both from the packets.
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
 	o := agent.Options{Config: c.config, Version: versionText(), State: os.Getenv("STATE_DIRECTORY"), Log: log, Reload: hup, Service: service}
 	if os.Getenv("GOGC") == "" { // else the user knows better
 		o.Garbage = func(percent int) { debug.SetGCPercent(percent) }
