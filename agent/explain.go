@@ -186,11 +186,14 @@ func (e *explainer) sent() error {
 		e.nowhere()
 		return nil
 	}
-	if e.walk.Mark() != 0 {
+	way := slices.Clone(e.out.Why[first:])
+	e.out.Why = e.out.Why[:first]
+	e.chosen()
+	if e.walk.Mark() == 0 {
+		e.out.Why = append(e.out.Why, way...)
+	} else {
 		// The kernel looks for a way again, without ports (ip_route_me_harder,
 		// net/ipv4/netfilter.c; ip6_route_me_harder, net/ipv6/netfilter.c).
-		e.out.Why = e.out.Why[:first]
-		e.chosen()
 		q = routes.Query{From: e.packet.Source, To: e.request.To, Mark: e.walk.Mark()}
 		if answer, err = e.route(q); err != nil || answer.Kind != routes.Unicast {
 			return err
@@ -348,6 +351,9 @@ func (e *explainer) decisive(q routes.Query) bool {
 	if q.To.Is6() || q.In != 0 {
 		return q.To.Is4()
 	}
+	if !q.From.IsValid() { // the port counts, and is chosen later unless the program has done it
+		return q.SourcePort != 0 && (q.Protocol == unix.IPPROTO_TCP || q.Protocol == unix.IPPROTO_UDP)
+	}
 	// An unconnected UDP socket has no source yet when its packet is routed.
 	return q.Mark == 0 && (q.Protocol == unix.IPPROTO_TCP || q.Protocol == unix.IPPROTO_UDP && e.request.From.IsValid())
 }
@@ -387,6 +393,8 @@ func (e *explainer) choice(way routes.Way, answer routes.Answer) {
 		e.say("Table main has a route that is no default: it goes by %s.", by)
 	case e.unsure:
 		e.say("%s: %s share the connections; the kernel does not tell beforehand which one this gets.", e.tableText(way.Table), strings.Join(names, " and "))
+	case len(names) > 1 && e.request.FromPort == 0 && (e.request.Protocol == unix.IPPROTO_TCP || e.request.Protocol == unix.IPPROTO_UDP):
+		e.say("%s: %s share the connections; addresses and ports decide: from port 0, as none is given, this one gets %s; another port (FROM:PORT) may get another.", e.tableText(way.Table), strings.Join(names, " and "), by)
 	case len(names) > 1:
 		e.say("%s: %s share the connections; addresses and ports decide: this one gets %s.", e.tableText(way.Table), strings.Join(names, " and "), by)
 	default:

@@ -38,12 +38,16 @@ func (e *explainer) binds(u *plan.Uplink) error {
 // ownSource is the source with which the kernel looks for the way of a packet of
 // the router's own that has none yet. It looks without one first, to choose it:
 // over IPv4 it looks again then (ip_route_connect, net/route.h), over IPv6 only
-// if it was refused (ip6_dst_lookup_tail, net/ipv6/ip6_output.c).
+// if it was refused (ip6_dst_lookup_tail, net/ipv6/ip6_output.c). An uplink's
+// address was chosen with its uplink: looking again by it says nothing of why.
 func (e *explainer) ownSource(q routes.Query) (netip.Addr, error) {
 	answer, err := e.lookup(q)
 	if err != nil || q.To.Is4() || answer.Kind == routes.Unicast || answer.Kind == routes.Local || e.source == nil {
 		if q.To.Is6() {
 			return netip.Addr{}, err
+		}
+		if e.uplinkWith(answer.Source) != nil {
+			return netip.Addr{}, nil
 		}
 		return answer.Source, err
 	}

@@ -19,6 +19,9 @@ const (
 	ruleJump = 150
 	// A connection stays on its uplink: at ruleMark + group.
 	ruleMark = 200
+	// What a rule chose of the router's own traffic goes past what its address
+	// would choose, see chosen.
+	ruleChosen = 298
 	// Only the router's own packets can come from an uplink's address.
 	ruleSkip = 299
 	// A socket bound to an uplink's address uses that uplink.
@@ -49,6 +52,7 @@ func (m *maker) routing() {
 		for i := range m.Uplinks {
 			m.uplink(f, &m.Uplinks[i])
 		}
+		m.chosen(f)
 		if m.pinned(f) {
 			m.rule(routes.Rule{Family: f, Priority: base + rulePins, Table: m.pins()})
 		}
@@ -116,11 +120,7 @@ const groupSize = 8
 func (m *maker) shortcuts(f routes.Family) {
 	base, mask := m.router.RuleBase, m.router.MarkMask
 	if len(m.Uplinks) > 1 {
-		past := base + rulePolicy
-		if m.anyPins(f) {
-			past = base + rulePins
-		}
-		m.rule(routes.Rule{Family: f, Priority: base + ruleSkip, Forwarded: true, Goto: past})
+		m.rule(routes.Rule{Family: f, Priority: base + ruleSkip, Forwarded: true, Goto: m.pastAddresses(f)})
 	}
 	if len(m.Uplinks) <= groupSize {
 		return
@@ -134,6 +134,29 @@ func (m *maker) shortcuts(f routes.Family) {
 		}
 		done = append(done, group)
 		m.rule(routes.Rule{Family: f, Priority: base + ruleJump + group, Mark: m.mark(group * groupSize), Mask: mask &^ m.mark(groupSize-1), Goto: base + ruleMark + group})
+	}
+}
+
+// pastAddresses is where to go on behind the rules on uplinks' addresses.
+func (m *maker) pastAddresses(f routes.Family) int {
+	if m.anyPins(f) {
+		return m.router.RuleBase + rulePins
+	}
+	return m.router.RuleBase + rulePolicy
+}
+
+// chosen has the rules about the router's own traffic decide where there is no
+// LAN address for that: the kernel gives it the address of an uplink then, which
+// looks as if its program had chosen it.
+func (m *maker) chosen(f routes.Family) {
+	if m.ownSource(f).IsValid() {
+		return
+	}
+	for _, p := range m.Policies {
+		// Whether in force now or not: the clock must not change routing.
+		if slices.ContainsFunc(m.Config.Rules, func(r config.Rule) bool { return r.Local && policyOf(r) == p.Name }) {
+			m.rule(routes.Rule{Family: f, Priority: m.router.RuleBase + ruleChosen, Mark: p.Mark, Mask: m.router.MarkMask, Goto: m.pastAddresses(f)})
+		}
 	}
 }
 

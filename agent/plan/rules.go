@@ -24,14 +24,7 @@ func (m *maker) rules() {
 		if len(r.Domains) > 0 {
 			n.ToLists = domains.NewList(r.Domains).Sets()
 		}
-		switch {
-		case r.Bypass:
-			n.Policy = marks[bypassPolicy]
-		case r.Uplink != "":
-			n.Policy = marks[onlyPolicy+r.Uplink]
-		default:
-			n.Policy = marks[r.Policy]
-		}
+		n.Policy = marks[policyOf(r)]
 		m.NAT.Rules = append(m.NAT.Rules, n)
 	}
 	for _, p := range m.Policies {
@@ -42,6 +35,17 @@ func (m *maker) rules() {
 			}
 		}
 	}
+}
+
+// policyOf is the name of the policy that a rule sends to.
+func policyOf(r config.Rule) string {
+	switch {
+	case r.Bypass:
+		return bypassPolicy
+	case r.Uplink != "":
+		return onlyPolicy + r.Uplink
+	}
+	return r.Policy
 }
 
 func natPorts(ranges []config.PortRange) []nat.PortRange {
