@@ -91,6 +91,8 @@ func TestWalk(t *testing.T) {
 		{name: "untracked", spec: separate(), packet: packet{in: "eth0", out: "eth1", src: client, dst: internet}, drop: true},
 		{name: "untracked inside", spec: separate(), packet: packet{in: "eth0", out: "eth5", src: client, dst: a("10.0.0.1")}},
 		{name: "to the router from outside", spec: separate(), way: "received", packet: packet{in: "eth2", src: internet, dst: a("198.18.2.2"), toUs: true, conn: fresh()}, mark: markOf(2), conn: markOf(2)},
+		{name: "expected by a connection of an uplink", spec: separate(), way: "received", packet: packet{in: "eth2", src: internet, dst: a("198.18.1.2"), toUs: true, conn: &conn{state: 4, first: true, mark: markOf(1)}}, mark: markOf(1), conn: markOf(1)},
+		{name: "a known one, unbound, from outside", spec: separate(), way: "received", packet: packet{in: "eth2", src: internet, dst: a("198.18.2.2"), toUs: true, mark: foreignBits, conn: known(foreignBits, 0)}, mark: foreignBits, conn: foreignBits},
 		{name: "the router's answer", spec: separate(), way: "sent", packet: packet{out: "eth2", src: a("198.18.2.2"), dst: internet, mark: foreignBits, conn: inReply(known(markOf(2), 0))}, mark: markOf(2) | foreignBits, conn: markOf(2)},
 		{name: "the router's answer to a client by an uplink", spec: separate(), way: "sent", packet: packet{out: "eth2", src: a("192.168.0.1"), dst: client, conn: inReply(known(0, 0))}, drop: true},
 		{name: "the router's own", spec: separate(), way: "sent", packet: packet{out: "eth2", src: a("192.168.0.1"), dst: internet, conn: fresh()}, conn: markOf(2), nat: "masquerade"},
