@@ -165,7 +165,8 @@ type uplinkState struct {
 	state  plan.State
 	reason string
 	since  time.Time
-	byHand bool // somebody took it out
+	byHand bool                // somebody took it out
+	usable [len(families)]bool // what it can carry
 }
 
 // ErrStopped is what Run returns when the daemon was asked to stop over its

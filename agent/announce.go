@@ -19,8 +19,12 @@ func (d *daemon) announce(now time.Time) {
 	for _, e := range d.events.since(d.announced) {
 		d.announced = e.ID
 		after := func(t time.Time) time.Duration { return max(0, t.Sub(e.Noticed)) }
-		done := []any{"id", e.ID, "uplink", e.Uplink, "from", e.From, "to", e.To, "cause", e.Cause, "reason", e.Reason,
-			"noticed", e.Noticed.Format(time.RFC3339Nano), "decided_after", after(e.Time)}
+		done := []any{"id", e.ID, "uplink", e.Uplink}
+		if e.Family != "" {
+			done = append(done, "family", e.Family)
+		}
+		done = append(done, "from", e.From, "to", e.To, "cause", e.Cause, "reason", e.Reason,
+			"noticed", e.Noticed.Format(time.RFC3339Nano), "decided_after", after(e.Time))
 		if !e.Routed.IsZero() {
 			done = append(done, "routed_after", after(e.Routed))
 		}

@@ -33,7 +33,7 @@ func (l *events) add(e api.Event) {
 		l.newest = slices.Delete(l.newest, 0, 1)
 	}
 	l.newest = append(l.newest, e)
-	if e.From == "" {
+	if e.From == "" || e.Family != "" {
 		return
 	}
 	if l.total == nil {
@@ -47,7 +47,7 @@ func (l *events) routed(now time.Time) {
 	for i := len(l.newest) - 1; i >= 0 && l.newest[i].ID > l.settled; i-- {
 		e := &l.newest[i]
 		e.Routed = now
-		if e.To == api.Down && e.From != "" && e.From != api.Disabled {
+		if e.Lost() {
 			l.durations.Observe(now.Sub(e.Noticed))
 		}
 	}
@@ -74,14 +74,56 @@ func (d *daemon) transition(now time.Time, old uplinkState, known bool, u *plan.
 	verdicts := d.monitor.Verdicts()
 	e.Cause = d.cause(old, known, u, verdicts)
 	if e.Cause == api.CauseProbes {
-		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
-			if v := verdicts[health.Leg{Uplink: u.Name, Family: f}]; !v.Missed.IsZero() && v.Missed.Before(e.Noticed) {
-				e.Noticed = v.Missed
-			}
-		}
+		e.Noticed = doubted(e.Noticed, verdicts, u.Name, routes.IPv4, routes.IPv6)
 	}
 	return e
 }
+
+// transitions describes how an uplink whose state stays what it was lost one of
+// its families, or has it back: connections move then, too.
+func (d *daemon) transitions(now time.Time, old uplinkState, u *plan.Uplink) []api.Event {
+	var all []api.Event
+	verdicts := d.monitor.Verdicts()
+	for i, f := range families {
+		leg := u.Leg(f)
+		if !leg.Wanted || leg.Usable == old.usable[i] {
+			continue
+		}
+		e := api.Event{Time: now, Uplink: u.Name, Family: familyName(f), From: api.State(u.State), To: api.State(u.State), Reason: leg.Reason, Noticed: d.noticed}
+		if e.Cause = api.CauseRecovered; !leg.Usable {
+			e.Cause = lost(leg, verdicts[health.Leg{Uplink: u.Name, Family: f}])
+		}
+		if e.Cause == api.CauseProbes {
+			e.Noticed = doubted(e.Noticed, verdicts, u.Name, f)
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// doubted returns when the first answer was missing, if that was earlier.
+func doubted(noticed time.Time, verdicts map[health.Leg]health.Verdict, uplink string, families ...routes.Family) time.Time {
+	for _, f := range families {
+		if v := verdicts[health.Leg{Uplink: uplink, Family: f}]; !v.Missed.IsZero() && v.Missed.Before(noticed) {
+			noticed = v.Missed
+		}
+	}
+	return noticed
+}
+
+// families are both, in the order in which they are shown.
+var families = [...]routes.Family{routes.IPv4, routes.IPv6}
+
+// familyName is a family as metrics and events have it.
+func familyName(f routes.Family) string {
+	if f == routes.IPv6 {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
+// usable is what an uplink can carry, in the order of families.
+func usable(u *plan.Uplink) [len(families)]bool { return [...]bool{u.V4.Usable, u.V6.Usable} }
 
 // cause puts into one word why an uplink has another state.
 func (d *daemon) cause(old uplinkState, known bool, u *plan.Uplink, verdicts map[health.Leg]health.Verdict) api.Cause {
@@ -108,6 +150,13 @@ func (d *daemon) cause(old uplinkState, known bool, u *plan.Uplink, verdicts map
 		return api.CauseLatency
 	case u.State == plan.Degraded:
 		return api.CauseLoss
+	}
+	return lost(leg, v)
+}
+
+// lost puts into one word why a leg carries nothing.
+func lost(leg *plan.Leg, v health.Verdict) api.Cause {
+	switch {
 	case !leg.Linked:
 		return api.CauseLink
 	case leg.Unmet != "" && v.Missed.IsZero():

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"maps"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"multiroute/agent/health"
 	"multiroute/agent/plan"
 	"multiroute/agent/web"
+	"multiroute/routes"
 )
 
 // newest returns the newest event.
@@ -119,5 +121,35 @@ func TestReloadsAreCounted(t *testing.T) {
 	}
 	if r.states["b"].state != plan.Up {
 		t.Error(r.states)
+	}
+}
+
+// An uplink that loses one family stays up: that is an event of its own, and a
+// failover, but no change of the state.
+func TestFamilyEvents(t *testing.T) {
+	t.Parallel()
+	r, doc := bothFamilies(t), &nurse{verdicts: map[health.Leg]health.Verdict{}}
+	r.monitor = doc
+	r.mustPass(time.Second)
+	six := health.Leg{Uplink: "a", Family: routes.IPv6}
+	before, transitions := r.newest().ID, maps.Clone(r.events.total)
+	now := time.Now()
+	doc.verdicts[six] = health.Verdict{State: health.Down, Reason: "no answer", Missed: now.Add(-700 * time.Millisecond)}
+	r.now = now
+	r.mustPass(0)
+	e := r.newest()
+	if e.ID != before+1 || e.Family != "ipv6" || e.From != api.Up || e.To != api.Up || e.Cause != api.CauseProbes || !e.Lost() || e.Routed.IsZero() {
+		t.Errorf("lost: %+v", e)
+	}
+	if d := r.events.durations.Sum; d < 700*time.Millisecond || d > 10*time.Second {
+		t.Errorf("the failover took %s", d)
+	}
+	doc.says(six, health.Up, "")
+	r.mustPass(time.Second)
+	if e := r.newest(); e.ID != before+2 || e.Family != "ipv6" || e.Cause != api.CauseRecovered || e.Lost() {
+		t.Errorf("back: %+v", e)
+	}
+	if !maps.Equal(r.events.total, transitions) {
+		t.Errorf("counted as changes of the state: %v, were %v", r.events.total, transitions)
 	}
 }

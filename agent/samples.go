@@ -150,11 +150,7 @@ func (s *sampler) count(mask uint32, now time.Time) {
 }
 
 func legOf(uplink string, f routes.Family, v health.Verdict) web.Leg {
-	family := "ipv4"
-	if f == routes.IPv6 {
-		family = "ipv6"
-	}
-	return web.Leg{Uplink: uplink, Family: family, RTT: v.RTT, Jitter: v.Jitter, Loss: v.Loss, Sent: v.Probes, Answers: v.Answers, Ignored: v.Ignored}
+	return web.Leg{Uplink: uplink, Family: familyName(f), Up: v.State != health.Down, RTT: v.RTT, Jitter: v.Jitter, Loss: v.Loss, Sent: v.Probes, Answers: v.Answers, Ignored: v.Ignored}
 }
 
 // window is the agent's HTTP server, as a task. Where it cannot listen it says so

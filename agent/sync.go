@@ -432,12 +432,16 @@ func (d *daemon) adoptPlan(now time.Time, p plan.Plan, rules nat.Ruleset) {
 		}
 		if !known || s.state != u.State {
 			d.events.add(d.transition(now, s, known, &u))
+		} else {
+			for _, e := range d.transitions(now, s, &u) {
+				d.events.add(e)
+			}
 		}
 		if !known || s.state != u.State || s.reason != u.Reason {
 			d.Log.Info("uplink is "+string(u.State), "uplink", u.Name, "reason", u.Reason, "interface", u.Interface,
 				"gateway", u.V4.Nexthop.Gateway, "gateway6", u.V6.Nexthop.Gateway)
 		}
-		s.state, s.reason = u.State, u.Reason
+		s.state, s.reason, s.usable = u.State, u.Reason, usable(&u)
 		_, s.byHand = d.disabled[u.Name]
 		states[u.Name] = s
 	}

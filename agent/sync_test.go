@@ -543,9 +543,9 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// An uplink that loses one family keeps the connections of the other.
-func TestFamilyLost(t *testing.T) {
-	t.Parallel()
+// bothFamilies is a started daemon whose two uplinks have IPv6, too.
+func bothFamilies(t *testing.T) *rig {
+	t.Helper()
 	r := newRig(t, strings.ReplaceAll(strings.Replace(twoUplinks, `gateway6 = "off"`, `gateway6 = "fe80::1"`, 1), `gateway6 = "off"`, `gateway6 = "fe80::2"`))
 	r.k.facts.NoIPv6 = false
 	for i, p := range []string{"2001:db8:a::9/64", "2001:db8:b::9/64"} {
@@ -557,6 +557,13 @@ func TestFamilyLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.forget()
+	return r
+}
+
+// An uplink that loses one family keeps the connections of the other.
+func TestFamilyLost(t *testing.T) {
+	t.Parallel()
+	r := bothFamilies(t)
 	r.k.facts.Addrs = slices.DeleteFunc(r.k.facts.Addrs, func(a routes.Addr) bool { return a.Prefix.Addr() == netip.MustParseAddr("2001:db8:a::9") })
 	r.mustPass(time.Second)
 	var deletions []string

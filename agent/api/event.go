@@ -2,7 +2,8 @@ package api
 
 import "time"
 
-// Event is a change of an uplink's state. It is a value.
+// Event is a change of an uplink's state, or of whether it can carry one of the IP versions.
+// It is a value.
 type Event struct {
 	// ID counts the events since the start, from 1.
 	ID uint64 `json:"id"`
@@ -11,6 +12,10 @@ type Event struct {
 	Time time.Time `json:"time"`
 
 	Uplink string `json:"uplink"`
+
+	// Family is ipv4 or ipv6 where the state stays what it was, because the other family
+	// works, and that family is lost or back; else it is empty.
+	Family string `json:"family"`
 
 	// From is empty where the uplink was not there before.
 	From State `json:"from"`
@@ -28,6 +33,14 @@ type Event struct {
 
 	// Routed is when the routes led elsewhere; zero: they did not have to, or not yet.
 	Routed time.Time `json:"routed"`
+}
+
+// Lost reports whether connections had to leave the uplink, and nobody wanted that.
+func (e Event) Lost() bool {
+	if e.Family != "" {
+		return e.Cause != CauseRecovered
+	}
+	return e.To == Down && e.From != "" && e.From != Disabled
 }
 
 // Cause is what changes an uplink's state. There are only those below.

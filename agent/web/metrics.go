@@ -40,6 +40,7 @@ const (
 	uplinkInfo        = prefix + "uplink_info"
 	uplinkState       = prefix + "uplink_state"
 	uplinkUp          = prefix + "uplink_up"
+	uplinkFamily      = prefix + "uplink_family_up"
 	uplinkChanged     = prefix + "uplink_last_change_timestamp_seconds"
 	uplinkTransitions = prefix + "uplink_transitions_total"
 	uplinkRTT         = prefix + "uplink_rtt_seconds"
@@ -81,6 +82,7 @@ func Metrics() []Metric {
 		{uplinkInfo, gauge, "Always 1; the labels tell what the uplink is.", []string{"uplink", "interface", "id"}},
 		{uplinkState, gauge, "1 for the state that the uplink is in, 0 for the others.", []string{"uplink", "state"}},
 		{uplinkUp, gauge, "Whether connections can use the uplink: it is up or degraded.", uplink},
+		{uplinkFamily, gauge, "Whether probes of the uplink are answered in this family; absent if nothing is probed.", family},
 		{uplinkChanged, gauge, "When the uplink's state changed.", uplink},
 		{uplinkTransitions, counter, "Changes of the uplink's state, by the new state and by what caused it.", []string{"uplink", "state", "cause"}},
 		{uplinkRTT, gauge, "Smoothed round trip time of the probes.", family},
@@ -171,6 +173,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			put(uplinkRTT, l.RTT.Seconds(), l.Uplink, l.Family)
 			put(uplinkJitter, l.Jitter.Seconds(), l.Uplink, l.Family)
 		}
+		put(uplinkFamily, boolean(l.Up), l.Uplink, l.Family)
 		put(uplinkLoss, l.Loss/100, l.Uplink, l.Family)
 		put(probesSent, float64(l.Sent), l.Uplink, l.Family)
 		put(probesAnswered, float64(l.Answers), l.Uplink, l.Family)

@@ -93,6 +93,7 @@ type logLine struct {
 	Time, Clock, Day string
 	Uplink           string
 	From, To         api.State
+	Family           string // what became of one family; empty: the change is of From to To
 	Reason, Cause    string
 	Took             string
 }
@@ -159,7 +160,11 @@ func viewOf(version string, n *Snapshot, rates func(string) (in, out float32)) v
 			break
 		}
 		l := logLine{Time: e.Time.Format(time.RFC3339), Clock: e.Time.Format("15:04:05"), Day: e.Time.Format("2 Jan"), Uplink: e.Uplink, From: e.From, To: e.To, Reason: e.Reason, Cause: string(e.Cause)}
-		if e.To == api.Down && e.From != "" && !e.Routed.IsZero() {
+		if e.Family != "" { // the state is what it was
+			l.From = ""
+			l.Family = familyChange(e)
+		}
+		if e.Lost() && !e.Routed.IsZero() {
 			l.Took = e.Routed.Sub(e.Noticed).Round(time.Millisecond).String()
 		}
 		v.Log = append(v.Log, l)
@@ -171,6 +176,15 @@ func viewOf(version string, n *Snapshot, rates func(string) (in, out float32)) v
 		}
 	}
 	return v
+}
+
+// familyChange says what became of one family of an uplink.
+func familyChange(e api.Event) string {
+	name := map[string]string{"ipv4": "IPv4", "ipv6": "IPv6"}[e.Family]
+	if e.Lost() {
+		return name + " is lost"
+	}
+	return name + " works"
 }
 
 // headline says in a sentence how things are, and how bad that is.

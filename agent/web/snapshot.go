@@ -26,6 +26,7 @@ type Snapshot struct {
 type Leg struct {
 	Uplink  string
 	Family  string        // ipv4 or ipv6
+	Up      bool          // probes are answered
 	RTT     time.Duration // 0: unknown
 	Jitter  time.Duration // 0: unknown
 	Loss    float64       // percent
