@@ -51,7 +51,7 @@ type (
 	table interface {
 		Read() (nat.State, error)
 		Write(nat.State, nat.Ruleset) error
-		Counters() (map[string]uint64, error)
+		Counters() (map[string]nat.Count, error)
 	}
 	counter interface {
 		CountByMark(mask uint32) (map[uint32]int, error)
@@ -270,9 +270,15 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer traffic.Close()
 
+	rules, err := nat.Open() // likewise
+	if err != nil {
+		return err
+	}
+	defer rules.Close()
+
 	tasks, ctx := errgroup.WithContext(ctx)
 	h := &handler{d: d, ctx: ctx}
-	windows, err := d.show(ctx, h, traffic.Read, counter.Stats)
+	windows, err := d.show(ctx, h, traffic.Read, rules.Counters, counter.Stats)
 	if err != nil {
 		return err
 	}

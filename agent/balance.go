@@ -8,7 +8,6 @@ import (
 	"multiroute/agent/config"
 	"multiroute/agent/health"
 	"multiroute/agent/plan"
-	"multiroute/nat"
 	"multiroute/routes"
 )
 
@@ -53,7 +52,6 @@ func (d *daemon) traffic() (map[string]balance.Bytes, error) {
 	if err != nil {
 		return nil, err
 	}
-	var rules map[string]uint64
 	all := map[string]balance.Bytes{}
 	for _, u := range d.plan.Uplinks {
 		index := max(u.V4.Nexthop.Index, u.V6.Nexthop.Index) // one, or none where a family has none
@@ -61,28 +59,17 @@ func (d *daemon) traffic() (map[string]balance.Bytes, error) {
 			all[u.Name] = balance.Bytes{Down: c.InBytes, Up: c.OutBytes}
 		}
 	}
-	for _, u := range d.plan.NAT.Uplinks {
-		if !u.Counted {
-			continue
-		}
-		if rules == nil {
-			if rules, err = d.table.Counters(); err != nil {
-				return nil, err
-			}
-		}
-		if down, up, ok := counted(u, rules); ok {
-			all[u.Name] = balance.Bytes{Down: down, Up: up}
-		}
+	if !counting(d.plan.NAT.Uplinks) {
+		return all, nil
+	}
+	counters, err := d.table.Counters()
+	if err != nil {
+		return nil, err
+	}
+	for name, t := range byRules(d.plan.NAT.Uplinks, counters) {
+		all[name] = balance.Bytes{Down: t.InBytes, Up: t.OutBytes}
 	}
 	return all, nil
-}
-
-// counted finds an uplink's counters.
-func counted(u nat.Uplink, counters map[string]uint64) (down, up uint64, ok bool) {
-	downName, upName := u.Counters()
-	down, isDown := counters[downName]
-	up, isUp := counters[upName]
-	return down, up, isDown && isUp
 }
 
 // groups are those who share new connections by what is measured: of each such

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"multiroute/agent/health"
+	"multiroute/nat"
 	"multiroute/routes"
 )
 
@@ -128,11 +129,11 @@ func TestCapacityOfRules(t *testing.T) {
 	if err := r.start(r.load()); err != nil {
 		t.Fatal(err)
 	}
-	r.k.bytes = map[string]uint64{"down-1-a": 0, "up-1-a": 0, "down-2-b": 0, "up-2-b": 0}
+	r.k.counts = map[string]nat.Count{"down-1-a": {}, "up-1-a": {}, "down-2-b": {}, "up-2-b": {}}
 	r.links = fakeLinks{3: {InBytes: 1 << 50}, 4: {InBytes: 1 << 60}}
 	for range 30 {
 		r.now = r.now.Add(time.Second)
-		r.k.bytes["up-1-a"] += 100e6 / 8
+		r.k.counts["up-1-a"] = nat.Count{Bytes: r.k.counts["up-1-a"].Bytes + 100e6/8}
 		if r.rebalance(r.now) {
 			r.mustPass(0)
 		}

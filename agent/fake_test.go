@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,10 +35,10 @@ type fake struct {
 	state    nat.State
 	entries  []conntrack.Entry
 	inside   []netip.Prefix
-	bytes    map[string]uint64 // in the rules' counters
-	calls    []string          // everything that was asked, in order
-	writes   []string          // those that change something
-	deleted  []uint32          // marks
+	counts   map[string]nat.Count // in the rules' counters
+	calls    []string             // everything that was asked, in order
+	writes   []string             // those that change something
+	deleted  []uint32             // marks
 	bound    []conntrack.MarkUpdate
 	ended    []conntrack.Entry
 	failAt   int // fail the call with this number, counted from 1; 0: none
@@ -120,8 +121,8 @@ type fakeTable struct{ *fake }
 
 func (t fakeTable) Read() (nat.State, error) { return t.state, t.call(false, "read nft") }
 
-func (t fakeTable) Counters() (map[string]uint64, error) {
-	return t.bytes, t.call(false, "count bytes")
+func (t fakeTable) Counters() (map[string]nat.Count, error) {
+	return maps.Clone(t.counts), t.call(false, "count bytes")
 }
 
 func (t fakeTable) Write(_ nat.State, want nat.Ruleset) error {

@@ -121,18 +121,19 @@ func (h *handler) SetUplink(ctx context.Context, name string, enabled bool, d ti
 // status is what the owner knows, and what the kernel says now.
 func (d *daemon) status() api.Status {
 	facts, err := d.router.Facts()
+	traffic := d.carried(facts.Links)
 	if err == nil {
-		d.rates.see(time.Now(), facts.Links)
+		d.rates.see(time.Now(), traffic)
 	}
-	s := d.describe(&facts)
+	s := d.describe(traffic)
 	if err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}
 	return s
 }
 
-// describe is what the owner knows, with these interfaces.
-func (d *daemon) describe(facts *routes.Facts) api.Status {
+// describe is what the owner knows, and what the uplinks carried.
+func (d *daemon) describe(traffic map[string]carried) api.Status {
 	s := api.Status{Version: d.Version, PID: os.Getpid(), Ready: d.ready,
 		Config:   api.ConfigStatus{Generation: d.generation, LoadedAt: timeOrNil(d.loadedAt)},
 		Warnings: slices.Concat(d.warnings, d.plan.Warnings),
@@ -152,7 +153,7 @@ func (d *daemon) describe(facts *routes.Facts) api.Status {
 	}
 	verdicts := d.monitor.Verdicts()
 	for _, u := range d.plan.Uplinks {
-		status := d.uplinkStatus(u, facts)
+		status := d.uplinkStatus(u, traffic)
 		measured(&status, u, verdicts)
 		if until, ok := d.disabled[u.Name]; ok {
 			status.Until = timeOrNil(until)
@@ -176,7 +177,7 @@ func (d *daemon) describe(facts *routes.Facts) api.Status {
 	return s
 }
 
-func (d *daemon) uplinkStatus(u plan.Uplink, facts *routes.Facts) api.UplinkStatus {
+func (d *daemon) uplinkStatus(u plan.Uplink, traffic map[string]carried) api.UplinkStatus {
 	s := api.UplinkStatus{Name: u.Name, ID: u.ID, State: api.State(u.State), Interface: u.Interface,
 		Gateway: addrOrNil(u.V4.Nexthop.Gateway), Gateway6: addrOrNil(u.V6.Nexthop.Gateway),
 		Addresses: slices.Concat(u.V4.Addresses, u.V6.Addresses), Mark: u.Mark, Table: u.Table,
@@ -184,9 +185,9 @@ func (d *daemon) uplinkStatus(u plan.Uplink, facts *routes.Facts) api.UplinkStat
 	if u.Reason != "" {
 		s.Reason = &u.Reason
 	}
-	if l := facts.Link(u.Interface); l != nil && ownInterface(d.cfg, u.Interface) {
-		s.RxBytes, s.TxBytes = &l.RxBytes, &l.TxBytes
-		if r, ok := d.rates.newest[u.Interface]; ok {
+	if c, ok := traffic[u.Name]; ok {
+		s.RxBytes, s.TxBytes = &c.InBytes, &c.OutBytes
+		if r, ok := d.rates.newest[u.Name]; ok {
 			s.RxRate, s.TxRate = &r.rx, &r.tx
 		}
 	}

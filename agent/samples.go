@@ -13,6 +13,7 @@ import (
 	"multiroute/agent/health"
 	"multiroute/agent/web"
 	"multiroute/conntrack"
+	"multiroute/nat"
 	"multiroute/routes"
 )
 
@@ -39,6 +40,7 @@ const (
 type sampler struct {
 	h        *handler
 	counters func() (map[int]routes.Counter, error)
+	rules    func() (map[string]nat.Count, error) // for uplinks without an interface of their own
 	stats    func() (conntrack.Stats, error)
 	publish  func(*web.Snapshot)
 
@@ -81,18 +83,23 @@ func (s *sampler) run(ctx context.Context) error {
 func (s *sampler) sample(ctx context.Context) error {
 	n := web.Snapshot{Time: time.Now()}
 	var mask uint32
-	var indices map[string]int
+	own := map[string]int{} // interfaces, by uplink
+	var uplinks []nat.Uplink
 	var verdicts map[health.Leg]health.Verdict
 	if err := s.h.ask(ctx, func() {
 		d := s.h.d
-		n.Status = d.describe(&routes.Facts{Links: d.seen})
+		n.Status = d.describe(nil)
 		n.Events = slices.Clone(d.events.newest)
 		n.Transitions = maps.Clone(d.events.total)
 		n.Failovers, n.Writes, n.Reloads = d.events.durations, d.writes, d.reloads
 		mask, verdicts = d.cfg.Router.MarkMask, d.monitor.Verdicts()
-		indices = map[string]int{}
-		for i := range d.seen {
-			indices[d.seen[i].Name] = d.seen[i].Index
+		uplinks = slices.Clone(d.plan.NAT.Uplinks)
+		for _, u := range d.plan.Uplinks {
+			for i := range d.seen {
+				if d.seen[i].Name == u.Interface && ownInterface(d.cfg, u.Interface) {
+					own[u.Name] = d.seen[i].Index
+				}
+			}
 		}
 	}); err != nil {
 		return err
@@ -101,11 +108,18 @@ func (s *sampler) sample(ctx context.Context) error {
 	if err != nil {
 		n.Status.Warnings = append(n.Status.Warnings, err.Error())
 	}
+	n.Traffic = map[string]web.Traffic{}
+	if counting(uplinks) {
+		rules, err := s.rules()
+		if err != nil {
+			n.Status.Warnings = append(n.Status.Warnings, err.Error())
+		}
+		n.Traffic = byRules(uplinks, rules)
+	}
 	s.count(mask, n.Time)
 	if s.counts != nil {
 		n.Connections = map[string]int{}
 	}
-	n.Traffic = map[string]web.Traffic{}
 	for i := range n.Status.Uplinks {
 		u := &n.Status.Uplinks[i]
 		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
@@ -113,8 +127,10 @@ func (s *sampler) sample(ctx context.Context) error {
 				n.Legs = append(n.Legs, legOf(u.Name, f, v))
 			}
 		}
-		if c, ok := counters[indices[u.Interface]]; ok && u.RxBytes != nil {
+		if c, ok := counters[own[u.Name]]; ok {
 			n.Traffic[u.Name] = web.Traffic{InPackets: c.In, OutPackets: c.Out, InBytes: c.InBytes, OutBytes: c.OutBytes}
+		}
+		if c, ok := n.Traffic[u.Name]; ok {
 			u.RxBytes, u.TxBytes = &c.InBytes, &c.OutBytes
 		}
 		if s.counts != nil {
@@ -198,7 +214,7 @@ func openWarning(address string) string {
 }
 
 // show prepares metrics and status page; without an address there are none.
-func (d *daemon) show(ctx context.Context, h *handler, counters func() (map[int]routes.Counter, error), stats func() (conntrack.Stats, error)) ([]func() error, error) {
+func (d *daemon) show(ctx context.Context, h *handler, counters func() (map[int]routes.Counter, error), rules func() (map[string]nat.Count, error), stats func() (conntrack.Stats, error)) ([]func() error, error) {
 	if d.cfg.API.HTTP == "" {
 		return nil, nil
 	}
@@ -207,7 +223,7 @@ func (d *daemon) show(ctx context.Context, h *handler, counters func() (map[int]
 	if err != nil {
 		return nil, err
 	}
-	s := &sampler{h: h, counters: counters, stats: stats, publish: server.Publish, watched: server.Watched}
+	s := &sampler{h: h, counters: counters, rules: rules, stats: stats, publish: server.Publish, watched: server.Watched}
 	w := &window{address: address, server: server, d: d, problem: &d.shut, again: listenEvery}
 	return []func() error{func() error { return s.run(ctx) }, func() error { return w.run(ctx) }}, nil
 }

@@ -14,6 +14,9 @@ import (
 // have counted outlives every change of rules between.
 type Counter struct{ Name string }
 
+// Count is what a counter has counted.
+type Count struct{ Packets, Bytes uint64 }
+
 func (c Counter) String() string { return fmt.Sprintf("counter name %q", c.Name) }
 
 // Names of an uplink's counters begin so.
@@ -138,7 +141,7 @@ func (*batch) counter(ae *netlink.AttributeEncoder, name string) {
 type counterMessage struct {
 	table, name string
 	kind        uint32
-	bytes       uint64
+	Count
 }
 
 func decodeCounter(m netlink.Message) (c counterMessage, err error) {
@@ -153,8 +156,11 @@ func decodeCounter(m netlink.Message) (c counterMessage, err error) {
 		case unix.NFTA_OBJ_DATA:
 			ad.Nested(func(n *netlink.AttributeDecoder) error {
 				for n.Next() {
-					if n.Type() == unix.NFTA_COUNTER_BYTES {
-						c.bytes = n.Uint64()
+					switch n.Type() {
+					case unix.NFTA_COUNTER_BYTES:
+						c.Bytes = n.Uint64()
+					case unix.NFTA_COUNTER_PACKETS:
+						c.Packets = n.Uint64()
 					}
 				}
 				return nil
@@ -164,9 +170,9 @@ func decodeCounter(m netlink.Message) (c counterMessage, err error) {
 	return c, err
 }
 
-// decodeCounters returns the bytes that our counters have counted, by name.
-func decodeCounters(objects []netlink.Message) (map[string]uint64, error) {
-	all := map[string]uint64{}
+// decodeCounters returns what our counters have counted, by name.
+func decodeCounters(objects []netlink.Message) (map[string]Count, error) {
+	all := map[string]Count{}
 	for _, m := range objects {
 		c, err := decodeCounter(m)
 		if err != nil {
@@ -174,7 +180,7 @@ func decodeCounters(objects []netlink.Message) (map[string]uint64, error) {
 		}
 		ours := strings.HasPrefix(c.name, downCounter) || strings.HasPrefix(c.name, upCounter)
 		if c.table == TableName && c.kind == unix.NFT_OBJECT_COUNTER && ours {
-			all[c.name] = c.bytes
+			all[c.name] = c.Count
 		}
 	}
 	return all, nil

@@ -17,14 +17,14 @@ func TestCountersStay(t *testing.T) {
 	k.nft("add table inet multiroute\nadd counter inet multiroute down-1-dsl { packets 5 bytes 500; }\nadd counter inet multiroute theirs")
 	counted := func(want ...string) {
 		t.Helper()
-		var got map[string]uint64
+		var got map[string]Count
 		if err := k.ns.Do(func() (err error) { got, err = k.table.Counters(); return err }); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, slices.Sorted(maps.Keys(got))); diff != "" {
 			t.Errorf("counters (-want +got)\n%s", diff)
 		}
-		if slices.Contains(want, "down-1-dsl") && got["down-1-dsl"] != 500 {
+		if slices.Contains(want, "down-1-dsl") && got["down-1-dsl"] != (Count{Packets: 5, Bytes: 500}) {
 			t.Errorf("counted %v", got)
 		}
 	}

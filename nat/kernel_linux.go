@@ -219,8 +219,8 @@ func (t *Table) readOnce() (State, error) {
 	return s, err
 }
 
-// Counters returns the bytes that our counters have counted, by name.
-func (t *Table) Counters() (map[string]uint64, error) {
+// Counters returns what our counters have counted, by name.
+func (t *Table) Counters() (map[string]Count, error) {
 	objects, err := t.dump(unix.NFT_MSG_GETOBJ, unix.NFTA_OBJ_TABLE)
 	if err != nil {
 		return nil, err

@@ -80,7 +80,7 @@ type Uplink struct {
 	Delegated    netip.Prefix // what Translations take their prefixes from; not valid: nothing
 	Routed6      bool         // IPv6 sources in Spec.Routed leave un-NATed
 	NoIPv6       bool
-	Counted      bool // the bytes of its connections are counted, see Counters
+	Counted      bool // what its connections carry is counted, see Counters
 	MTU          int  // bytes; TCP connections send no larger packets; 0: nothing to do
 }
 

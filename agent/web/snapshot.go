@@ -12,7 +12,7 @@ type Snapshot struct {
 	Time        time.Time
 	Status      api.Status
 	Legs        []Leg              // in the order of the uplinks, IPv4 first
-	Traffic     map[string]Traffic // of the uplinks that have an interface of their own
+	Traffic     map[string]Traffic // by uplink
 	Connections map[string]int     // by uplink; nil: not counted
 	Conntrack   *Conntrack         // nil: the kernel does not say
 	Events      []api.Event        // the newest, oldest first
@@ -35,7 +35,8 @@ type Leg struct {
 	Ignored uint64
 }
 
-// Traffic is what an uplink received and sent since its interface was made.
+// Traffic is what an uplink received and sent since its interface was made, or,
+// where it shares one, since its counters were.
 type Traffic struct{ InPackets, OutPackets, InBytes, OutBytes uint64 }
 
 // Conntrack is how full the kernel's table of connections is, and what found no
