@@ -76,6 +76,7 @@ func asItIs(e conntrack.Entry, p plan.Plan) bool {
 // so then it tells none.
 func settledBy(state nat.State, have routes.Spec, mask uint32) plan.Plan {
 	var p plan.Plan
+	p.NAT.Mask = mask
 	for _, n := range state.Uplinks() {
 		if n.Interface == "" {
 			continue
@@ -96,6 +97,7 @@ func settledBy(state nat.State, have routes.Spec, mask uint32) plan.Plan {
 				}
 			}
 		}
+		p.NAT.Uplinks = append(p.NAT.Uplinks, nat.Uplink{Name: u.Name, ID: u.ID, Mark: u.Mark, Public: slices.Concat(u.V4.Addresses, u.V6.Addresses)})
 		if len(u.V4.Addresses) > 1 {
 			u.V4.Addresses = nil
 		}

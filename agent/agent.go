@@ -115,20 +115,23 @@ type daemon struct {
 
 	warnings []string
 
-	ids         plan.IDs
-	ports       sysctl.Ports // of the router's own programs, as read last
-	plan        plan.Plan    // the newest
-	ruleset     nat.Ruleset  // compiled from plan
-	compiler    nat.Cache
-	settled     plan.Plan // the newest whose connections were dealt with
-	owing       bool      // the kernel refused something of the newest plan, or it waits for the worker: what is missing is nobody's doing
-	trying      bool      // this pass will be undone if the kernel refuses something, so it stops there
-	fresh       bool      // our table, or part of it, was not there, and connections of that time are not dealt with
-	applied     bool      // plan and ruleset were once written or found in the kernel
-	ready       bool
-	states      map[string]uplinkState
-	rulesChange time.Time    // when another set of rules is in force; zero: never
-	swept       []ownAddress // the router's addresses when connections were last looked through for others
+	ids      plan.IDs
+	ports    sysctl.Ports // of the router's own programs, as read last
+	plan     plan.Plan    // the newest
+	ruleset  nat.Ruleset  // compiled from plan
+	compiler nat.Cache
+	settled  plan.Plan // the newest whose connections were dealt with
+	// predecessors are configurations of which one may have been in force before
+	// the first; nil once settled has what is left of them.
+	predecessors []*config.Config
+	owing        bool // the kernel refused something of the newest plan, or it waits for the worker: what is missing is nobody's doing
+	trying       bool // this pass will be undone if the kernel refuses something, so it stops there
+	fresh        bool // our table, or part of it, was not there, and connections of that time are not dealt with
+	applied      bool // plan and ruleset were once written or found in the kernel
+	ready        bool
+	states       map[string]uplinkState
+	rulesChange  time.Time    // when another set of rules is in force; zero: never
+	swept        []ownAddress // the router's addresses when connections were last looked through for others
 
 	balancer  balance.Balancer
 	links     interfaces // what it counts
@@ -260,6 +263,7 @@ func Run(ctx context.Context, o Options) error {
 		o.Log.Warn(w)
 	}
 	d.kept, d.confirmedFile, d.boot = kept, keptAt, bootID()
+	d.predecessors = kept.others(from)
 	if err := d.start(cfg); err != nil {
 		return err
 	}
@@ -344,6 +348,10 @@ func (d *daemon) start(cfg *config.Config) error {
 	}
 	d.accept(cfg)
 	d.settled = settledBy(state, have, cfg.Router.MarkMask)
+	for _, c := range d.predecessors {
+		d.settled.NAT.Forwards = append(d.settled.NAT.Forwards, plan.Forwards(c, d.ids)...)
+	}
+	d.predecessors = nil
 	d.Log.Info("starting", "version", d.Version, "config", d.Config, "uplinks", len(cfg.Uplinks))
 	if err := d.pass(time.Now()); err != nil {
 		return fmt.Errorf("putting the configuration into the kernel: %w", err)

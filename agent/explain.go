@@ -73,6 +73,9 @@ type explainer struct {
 }
 
 func (e *explainer) explain(r api.ExplainRequest) (api.Explanation, error) {
+	if err := routable(r.From, r.To); err != nil {
+		return api.Explanation{}, err
+	}
 	e.request = r
 	e.out = api.Explanation{Agrees: true, Candidates: []api.MemberStatus{}, Why: []string{}}
 	e.packet = nat.Packet{Source: r.From, Destination: r.To, SourcePort: r.FromPort, DestPort: r.ToPort, Protocol: r.Protocol, MAC: r.MAC, DSCP: r.DSCP, UID: r.UID,

@@ -58,6 +58,24 @@ func (e *explainer) ownSource(q routes.Query) (netip.Addr, error) {
 	return a, err
 }
 
+// routable says why nothing between two addresses is ever routed; nil: it is.
+func routable(from, to netip.Addr) error {
+	for _, a := range []netip.Addr{from, to} {
+		switch {
+		case !a.IsValid():
+		case a.IsUnspecified():
+			return unexplained("%s is nobody's address", a)
+		case a.IsLoopback():
+			return unexplained("%s never leaves a computer: it is not routed", a)
+		case a.IsMulticast():
+			return unexplained("%s is many, in one network: it is not routed", a)
+		case a.Is6() && a.IsLinkLocalUnicast():
+			return unexplained("%s is known on its own link only: it is not routed", a)
+		}
+	}
+	return nil
+}
+
 // refusedSource reports whether the kernel takes nothing from a sender whom it
 // has no way to answer (rp_filter, IPv4 only). Since Linux 6.13 it tells so as it
 // tells of blackholes (inet_rtm_getroute, net/ipv4/route.c).

@@ -52,6 +52,25 @@ func (c confirmed) tried(files config.Written) bool {
 	return c.Trial != nil && c.Trial.Config.Equal(files)
 }
 
+// others are the configurations, other than these files, of which one may have
+// been in force when the last agent ended.
+func (c confirmed) others(files config.Written) []*config.Config {
+	all := []config.Written{c.Config}
+	if c.Trial != nil {
+		all = append(all, c.Trial.Config)
+	}
+	var others []*config.Config
+	for _, w := range all {
+		if w.Size() == 0 || w.Equal(files) {
+			continue
+		}
+		if cfg, err := w.Parse(); err == nil {
+			others = append(others, cfg)
+		}
+	}
+	return others
+}
+
 // The shortest and the longest trial.
 const (
 	minTrial = time.Second

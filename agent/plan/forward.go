@@ -13,16 +13,8 @@ import (
 // them.
 func (m *maker) forwards() {
 	var hairpin []routes.Family
+	m.NAT.Forwards = Forwards(m.Config, m.IDs)
 	for _, p := range m.Config.PortForwards {
-		f := nat.PortForward{Protocol: p.Protocol, Port: p.Ports.Lo, To: netip.AddrPortFrom(p.To, p.ToPorts.Lo),
-			OneForOne: p.Ports.Lo != p.Ports.Hi && p.ToPorts.Lo != p.ToPorts.Hi, Sources: p.Sources, Hairpin: p.Hairpin}
-		if p.Ports.Hi != p.Ports.Lo {
-			f.Last = p.Ports.Hi
-		}
-		for _, name := range p.Uplinks {
-			f.Uplinks = append(f.Uplinks, m.IDs.Uplinks[name])
-		}
-		m.NAT.Forwards = append(m.NAT.Forwards, f)
 		if p.Hairpin {
 			hairpin = append(hairpin, routes.FamilyOf(p.To))
 		}
@@ -39,6 +31,24 @@ func (m *maker) forwards() {
 			u.Public = append(u.Public, m.public(m.Config.Uplink(u.Name), f)...)
 		}
 	}
+}
+
+// Forwards returns the port forwards of a configuration whose uplinks have those
+// IDs.
+func Forwards(c *config.Config, ids IDs) []nat.PortForward {
+	var all []nat.PortForward
+	for _, p := range c.PortForwards {
+		f := nat.PortForward{Protocol: p.Protocol, Port: p.Ports.Lo, To: netip.AddrPortFrom(p.To, p.ToPorts.Lo),
+			OneForOne: p.Ports.Lo != p.Ports.Hi && p.ToPorts.Lo != p.ToPorts.Hi, Sources: p.Sources, Hairpin: p.Hairpin}
+		if p.Ports.Hi != p.Ports.Lo {
+			f.Last = p.Ports.Hi
+		}
+		for _, name := range p.Uplinks {
+			f.Uplinks = append(f.Uplinks, ids.Uplinks[name])
+		}
+		all = append(all, f)
+	}
+	return all
 }
 
 // public returns the addresses by which the internet knows an uplink. They are

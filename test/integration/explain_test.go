@@ -115,6 +115,9 @@ to = "192.168.0.10:80"
 	}
 	for args, want := range map[string]string{
 		"198.51.100.1 198.51.100.2":                  "say by which interface it comes in",
+		"fd00:1::a ff02::1":                          "ff02::1 is many, in one network",
+		"192.168.0.10 127.0.0.1":                     "127.0.0.1 never leaves a computer",
+		"fe80::1 2001:db8:ffff::1":                   "fe80::1 is known on its own link only",
 		"192.168.0.10 198.51.100.1 --interface eth7": `there is no interface "eth7": there are lo, `,
 	} {
 		_, errOut, code, err := h.Command(append([]string{"explain"}, strings.Fields(args)...)...)

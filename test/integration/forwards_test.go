@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -251,9 +252,18 @@ func TestForwardRemoved(t *testing.T) {
 	must(t, h.Reconfigure(ctx, rig.Config(h.Topology, nil, stays, forward("tcp", "8002", server.String()+":80"))))
 	check("removed", go1, false)
 	check("removed, others", append(append([]open{}, stay...), go2...), true)
-	must(t, h.Reconfigure(ctx, rig.Config(h.Topology, nil, stays, forward("tcp", "8002", second.String()+":80"))))
+	must(t, h.Reconfigure(ctx, rig.Config(h.Topology, nil, stays, forward("tcp", "8002", second.String()+":80"), forward("tcp", "8003", server.String()+":80"))))
 	check("changed", go2, false)
 	check("changed, others", stay, true)
+	var go3 []open
+	for _, from := range []*lab.NS{h.Internet, h.Clients[1]} {
+		go3 = append(go3, connect(from, lab.Socket{}, h.Uplinks[1].Address.Addr(), 8003))
+	}
+	must(t, h.End(syscall.SIGKILL))
+	h.configure(rig.Config(h.Topology, nil, stays, forward("tcp", "8002", second.String()+":80")))
+	must(t, h.Run(ctx))
+	check("removed while no agent ran", go3, false)
+	check("removed while no agent ran, others", stay, true)
 	only(ctx, t, "where it leads now", h.Internet, bound(lab.InternetAddress, netip.AddrPortFrom(h.Uplinks[0].Address.Addr(), 8002)), 3, lab.InternetAddress)
 }
 
