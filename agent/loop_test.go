@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,8 +19,14 @@ import (
 // running runs the loop of a started daemon in a bubble of time, for f.
 func running(t *testing.T, f func(t *testing.T, r *rig)) {
 	t.Helper()
+	runningWith(t, func() string { return twoUplinks }, f)
+}
+
+// runningWith is running with a configuration that is written in the bubble.
+func runningWith(t *testing.T, cfg func() string, f func(t *testing.T, r *rig)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		r := started(t, twoUplinks)
+		r := started(t, cfg())
 		r.signals = make(chan os.Signal, 1)
 		r.Reload = r.signals
 		ctx, cancel := context.WithCancel(t.Context())
@@ -56,6 +63,29 @@ func TestLoopLooksByItself(t *testing.T) {
 			t.Errorf("%d passes, want 10", n)
 		}
 		r.wrote()
+	})
+}
+
+// A rule's hours begin and end to the second, whenever the loop looks by itself.
+func TestLoopHours(t *testing.T) {
+	t.Parallel()
+	var begin time.Time
+	const minutes = 2
+	config := func() string {
+		time.Sleep(resync * 3 / 10)
+		begin = time.Now().Truncate(time.Minute).Add(time.Minute)
+		return twoUplinks + "\n[[rule]]\nuplink = \"b\"\nhours = \"" + begin.Format("15:04") + "-" + begin.Add(minutes*time.Minute).Format("15:04") + "\"\n"
+	}
+	runningWith(t, config, func(t *testing.T, r *rig) {
+		for _, c := range []struct {
+			at    time.Time
+			holds bool
+		}{{begin.Add(-time.Second), false}, {begin.Add(2 * time.Second), true}, {begin.Add(minutes*time.Minute - time.Second), true}, {begin.Add(minutes*time.Minute + 2*time.Second), false}} {
+			r.after(time.Until(c.at))
+			if got := slices.Contains(r.k.state.Chains(), "rules"); got != c.holds {
+				t.Errorf("%v after the rule begins: in force: %v", c.at.Sub(begin), got)
+			}
+		}
 	})
 }
 
