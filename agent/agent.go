@@ -104,6 +104,7 @@ type daemon struct {
 	gateways *watched
 
 	cfg        *config.Config
+	serving    config.API // in force since the start
 	generation uint64
 	loadedAt   time.Time
 	loadErr    error // of the newest attempt to load another configuration
@@ -183,8 +184,10 @@ func Run(ctx context.Context, o Options) error {
 	files := config.Read(o.Config)
 	o.spare(files)
 	keptAt := confirmedFile(config.Fallback(o.Config), o.State)
-	if _, err := keep.Load(keptAt, &kept); err != nil {
+	if ok, err := keep.Load(keptAt, &kept); err != nil {
 		o.Log.Warn("the confirmed configuration cannot be read", "err", err)
+	} else if !ok {
+		kept = confirmed{} // not the half of it
 	}
 	cfg, from, notConfirmed, err := first(files, kept, time.Now(), bootID())
 	if err != nil {
@@ -346,6 +349,7 @@ func (d *daemon) start(cfg *config.Config) error {
 	if !state.Exists { // somebody took the table away, but connections may still have its marks
 		d.ids = d.remembered.IDs
 	}
+	d.serving = cfg.API
 	d.accept(cfg)
 	d.settled = settledBy(state, have, cfg.Router.MarkMask)
 	for _, c := range d.predecessors {
@@ -521,6 +525,9 @@ func (d *daemon) reload(onTrial time.Duration) (api.ReloadResult, error) {
 	return result, err
 }
 
+// apiWaits is the warning while the configuration has another [api] than the agent.
+const apiWaits = "[api] is not what the agent began with: it takes effect when the agent is started again"
+
 func (d *daemon) load(onTrial time.Duration) (api.ReloadResult, error) {
 	files := config.Read(d.Config)
 	d.spare(files)
@@ -534,8 +541,8 @@ func (d *daemon) load(onTrial time.Duration) (api.ReloadResult, error) {
 		return api.ReloadResult{}, fmt.Errorf("%w:\n%w", api.ErrConfig, d.loadErr)
 	}
 	result := api.ReloadResult{Changed: !equal(cfg, d.cfg)}
-	if cfg.API != d.cfg.API {
-		result.Warnings = append(result.Warnings, "[api] takes effect when the agent is started again")
+	if cfg.API != d.serving {
+		result.Warnings = append(result.Warnings, apiWaits)
 	}
 	now, keptBefore := time.Now(), d.kept
 	if onTrial != 0 {

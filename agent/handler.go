@@ -148,6 +148,9 @@ func (d *daemon) describe(traffic map[string]carried) api.Status {
 	if d.failing != "" {
 		s.Warnings = append(s.Warnings, d.failing)
 	}
+	if d.cfg.API != d.serving {
+		s.Warnings = append(s.Warnings, apiWaits)
+	}
 	if shut := d.shut.Load(); shut != nil {
 		s.Warnings = append(s.Warnings, *shut)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +94,25 @@ func TestTrialConfirmed(t *testing.T) {
 	}
 	if kept := r.keptNow(); kept.Trial != nil || !kept.Config.Equal(config.Read(r.path)) {
 		t.Errorf("kept %+v", kept)
+	}
+}
+
+// Another [api] waits for the next start, and that is said until then.
+func TestAPIWaits(t *testing.T) {
+	t.Parallel()
+	r := started(t, twoUplinks)
+	r.write(twoUplinks + "[api]\nhttp = \"127.0.0.1:9\"\n")
+	for range 2 {
+		if got, err := r.reload(0); err != nil || !slices.Contains(got.Warnings, apiWaits) {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	if s := r.status(); !slices.Contains(s.Warnings, apiWaits) {
+		t.Errorf("status: %q", s.Warnings)
+	}
+	r.write(twoUplinks)
+	if got, err := r.reload(0); err != nil || len(got.Warnings)+len(r.status().Warnings) > 0 {
+		t.Errorf("%+v, %q, %v", got, r.status().Warnings, err)
 	}
 }
 
