@@ -7,11 +7,11 @@ import "strings"
 func configuration(f *Facts) []Finding {
 	var all []Finding
 	for _, w := range f.Plan.Warnings {
-		s := Warning
+		s, remedy := Warning, "as it says; where it does not: docs/troubleshooting.md"
 		if strings.HasPrefix(w, "no uplink is usable") {
-			s = Error
+			s, remedy = Error, "see what is found for each uplink"
 		}
-		all = append(all, finding(s, "configuration", "", "%s", w))
+		all = append(all, finding(s, "configuration", remedy, "%s", w))
 	}
 	return all
 }

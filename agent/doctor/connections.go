@@ -55,7 +55,7 @@ func connections(f *Facts) []Finding {
 		all = append(all, finding(Warning, subject, "sysctl -w net.netfilter.nf_conntrack_max="+itoa(2*c.Max), "%d connections were ended to make room since the boot", c.EarlyDrop))
 	}
 	if c.InsertFailed > 0 {
-		all = append(all, finding(Note, subject, "", "%d connections were refused since the boot, because others had the same addresses and ports", c.InsertFailed))
+		all = append(all, finding(Note, subject, "nothing, if they are few", "%d connections were refused since the boot, because others had the same addresses and ports", c.InsertFailed))
 	}
 	if c.Max > 0 && !c.Bytes {
 		all = append(all, finding(Note, subject, "sysctl -w net.netfilter.nf_conntrack_acct=1", "bytes of connections are not counted: agent flows cannot show them"))

@@ -32,7 +32,7 @@ type Finding struct {
 	Severity Severity `json:"severity"`
 	Subject  string   `json:"subject"` // the object it is about
 	What     string   `json:"what"`
-	Remedy   string   `json:"remedy"` // commands or lines to write; empty where What says it
+	Remedy   string   `json:"remedy"` // commands or lines to write
 }
 
 // Report is what came of all checks.

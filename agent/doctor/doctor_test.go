@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,7 +85,10 @@ func TestFindings(t *testing.T) {
 		spoil  func(*Facts)
 		want   string // parts of the finding, in order, with * between them
 	}{
-		{"no carrier", "", func(f *Facts) { f.Kernel.Links[1].Carrier = false }, "warning*uplink dsl*carries nothing*no carrier"},
+		{"no carrier", "", func(f *Facts) { f.Kernel.Links[1].Carrier = false }, "warning*uplink dsl*carries nothing*no carrier*ethtool eth1"},
+		{"no interface", "", func(f *Facts) { f.Kernel.Links = slices.Delete(f.Kernel.Links, 1, 2) }, "warning*uplink dsl*does not exist*correct interface in [uplink.dsl]"},
+		{"no address", "", func(f *Facts) { f.Kernel.Addrs = slices.Delete(f.Kernel.Addrs, 1, 2) }, "warning*uplink dsl*start what gets one for eth1"},
+		{"IPv4 only", "[uplink.third]\ninterface = \"eth2\"\ngateway = \"198.51.100.7\"", func(*Facts) {}, "note*uplink third*IPv4 only*gateway6 = \"off\" in [uplink.third]"},
 		{"switched off", "", func(f *Facts) { f.Kernel.Links[1].Up = false }, "warning*uplink dsl*carries nothing*ip link set eth1 up"},
 		{"nothing usable", "", func(f *Facts) { f.Kernel.Links = f.Kernel.Links[:1] }, "error*configuration*no uplink is usable"},
 		{"mtu", "mtu = 9000", func(*Facts) {}, "warning*uplink cable*mtu = 9000*1500*ip link set eth2 mtu 9000"},
@@ -188,6 +192,9 @@ func TestFindings(t *testing.T) {
 			var all []string
 			for _, x := range r.Findings {
 				line := fmt.Sprintf("%s %s %s %s", x.Severity, x.Subject, x.What, x.Remedy)
+				if x.Remedy == "" {
+					t.Errorf("without remedy: %s", line)
+				}
 				all = append(all, line)
 				if holds(line, strings.Split(test.want, "*")) {
 					return

@@ -25,7 +25,7 @@ func programs(f *Facts) []Finding {
 	}
 	for _, name := range f.interfaces() {
 		if slices.Contains(f.Managed, name) {
-			all = append(all, finding(Note, "NetworkManager", "", "it manages %s: that is fine as long as its connection has no routing rules of its own; we learn the gateway from its default route", name))
+			all = append(all, finding(Note, "NetworkManager", "nothing; nmcli -f ipv4.routing-rules,ipv6.routing-rules connection show NAME   # should be empty", "it manages %s: that is fine as long as its connection has no routing rules of its own; we learn the gateway from its default route", name))
 		}
 	}
 	if f.has("mwan3_") || runs("mwan3track") || runs("mwan3rtmon") {

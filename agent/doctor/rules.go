@@ -39,14 +39,14 @@ func policyRules(f *Facts) []Finding {
 		case r.Priority >= base && r.Priority < base+rulesSpan:
 			all = append(all, finding(Warning, r.String(), remedy, "another program's rule stands among ours (rule_base = %d)", base))
 		case r.Priority >= rulesLast && r.Priority < rulesFirst:
-			all = append(all, finding(Note, r.String(), "", "another program's rule has a priority of ours; which of the two is asked first hangs on who came first"))
+			all = append(all, finding(Note, r.String(), remedy, "another program's rule has a priority of ours; which of the two is asked first hangs on who came first"))
 		}
 		if r.Priority >= 5210 && r.Priority <= 5270 && r.Mask == 0xff0000 {
 			tailscale = true
 		}
 	}
 	if tailscale && f.Config.Router.MarkMask&0xff0000 == 0 {
-		all = append(all, finding(Note, "Tailscale", "", "its rules come first and its marks (mask 0xff0000) have no bit of ours: the two get along"))
+		all = append(all, finding(Note, "Tailscale", "nothing", "its rules come first and its marks (mask 0xff0000) have no bit of ours: the two get along"))
 	}
 	return append(all, ownRules(f, families)...)
 }

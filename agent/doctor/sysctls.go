@@ -19,7 +19,7 @@ func sysctls(f *Facts) []Finding {
 		case !managed:
 			all = append(all, finding(Warning, "sysctl "+name, remedy, "it is %s, needed is %s, and manage_sysctls is false", d.Have, d.Value))
 		case f.Daemon.Ready: // it looks every second
-			all = append(all, finding(Warning, "sysctl "+name, "", "it is %s, needed is %s: somebody changes it, or the agent may not (agent status says so)", d.Have, d.Value))
+			all = append(all, finding(Warning, "sysctl "+name, "grep -rs "+name[strings.LastIndexByte(name, '.')+1:]+" /etc/sysctl.conf /etc/sysctl.d /etc/NetworkManager /etc/systemd/network   # who sets it?", "it is %s, needed is %s: somebody changes it, or the agent may not (agent status says so)", d.Have, d.Value))
 		}
 	}
 	for _, s := range f.Plan.Sysctls {

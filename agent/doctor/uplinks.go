@@ -21,7 +21,7 @@ func uplinks(f *Facts) []Finding {
 			all = append(all, finding(Warning, subject, linkRemedy(u), "it carries nothing: %s", u.Reason))
 			continue
 		case u.Reason != "":
-			all = append(all, finding(Note, subject, "", "%s", u.Reason))
+			all = append(all, finding(Note, subject, familyRemedy(u), "%s", u.Reason))
 		}
 		c, l := f.Config.Uplink(u.Name), f.Kernel.Link(u.Interface)
 		if l == nil {
@@ -47,12 +47,31 @@ func uplinks(f *Facts) []Finding {
 	return append(all, subnets(f)...)
 }
 
-// linkRemedy says what to do about an uplink whose link is not there.
+// linkRemedy says what to do about an uplink whose link, address or gateway is
+// not there.
 func linkRemedy(u plan.Uplink) string {
-	if strings.Contains(u.Reason, "switched off") {
-		return "ip link set " + u.Interface + " up"
+	for _, r := range []struct{ reason, remedy string }{
+		{"switched off", "ip link set " + u.Interface + " up"},
+		{"does not exist", "ip link   # correct interface in [uplink." + u.Name + "], or start what makes it (PPP, VLAN, modem)"},
+		{"no carrier", "look at the cable and at the modem; ethtool " + u.Interface},
+		{"is not on", "ip addr show " + u.Interface + "   # correct addresses in [uplink." + u.Name + "], or start what sets them (DHCP, PPP)"},
+		{"address (yet)", "start what gets one for " + u.Interface + " (DHCP, PPP), or write one down there"},
+		{"gateway known", "let DHCP, PPP or router advertisements set a default route, or write gateway in [uplink." + u.Name + "]"},
+		{"does not answer", "look at cable and modem; ping -I " + u.Interface + " the gateway"},
+	} {
+		if strings.Contains(u.Reason, r.reason) {
+			return r.remedy
+		}
 	}
-	return ""
+	return "as it says"
+}
+
+// familyRemedy says what to do about an uplink that has one family only.
+func familyRemedy(u plan.Uplink) string {
+	if u.V6.Wanted && !u.V6.Usable {
+		return "gateway6 = \"off\" in [uplink." + u.Name + "] if this provider has no IPv6"
+	}
+	return linkRemedy(u)
 }
 
 // subnets finds the same subnet behind two interfaces.
