@@ -97,6 +97,6 @@ func (d *daemon) returnsEarly(p plan.Plan) bool {
 		})
 	})
 	return usable || slices.ContainsFunc(d.errands.ends, func(e plan.End) bool {
-		return e.Outgoing && slices.ContainsFunc(p.Uplinks, func(u plan.Uplink) bool { return u.Mark == e.Mark && p.Serves(u.Name, e.Family) })
+		return e.Outgoing && slices.ContainsFunc(p.Uplinks, func(u plan.Uplink) bool { return u.Mark == e.Mark && p.Serves(u.Name, e.Family, e.Of) })
 	})
 }

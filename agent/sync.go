@@ -315,7 +315,9 @@ func (d *daemon) end(leaving []nat.Uplink, p plan.Plan, together bool) error {
 	return d.later(together, p, ends, func(t tracker) error {
 		var errs []error
 		for _, e := range ends {
-			if e.Outgoing {
+			if e.Of != (plan.PolicySet{}) {
+				errs = append(errs, d.endOf(t, e, p))
+			} else if e.Outgoing {
 				errs = append(errs, t.DeleteOutgoing(e.Mark, p.NAT.Mask, uint8(e.Family)))
 			} else {
 				errs = append(errs, t.DeleteByMark(e.Mark, p.NAT.Mask, uint8(e.Family)))

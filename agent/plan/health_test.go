@@ -53,12 +53,16 @@ tiers = [["a"], ["b"]]
 		{"the better tier dies", tierConfig, both, both + aDead, []End{{Mark: markA}}},
 		{"the lower tier dies unused", tierConfig, both, both + bDead, []End{{Mark: markB}}},
 		{"the better tier returns: only new connections", tierConfig, both + aDead, both, nil},
-		{"the better tier returns: all", all, both + aDead, both, []End{{markB, routes.IPv4, true}}},
-		{"the better tier returns in one family: all of it", all, six + aDead + a6Dead, six + aDead, []End{{markB, routes.IPv6, true}}},
+		{"the better tier returns: all", all, both + aDead, both, []End{{Mark: markB, Family: routes.IPv4, Outgoing: true}}},
+		{"the better tier returns in one family: all of it", all, six + aDead + a6Dead, six + aDead, []End{{Mark: markB, Family: routes.IPv6, Outgoing: true}}},
+		{"the better tier returns: what another policy has on the lower one stays", all + "[policy.other]\ntiers = [[\"b\"]]\n", both + aDead, both,
+			[]End{{Mark: markB, Family: routes.IPv4, Outgoing: true, Of: PolicySet{}.with(3)}}},
+		{"the better tier returns: what is to wait there stays", all + "[policy.other]\ntiers = [[\"a\"], [\"b\"]]\n", both + aDead, both,
+			[]End{{Mark: markB, Family: routes.IPv4, Outgoing: true, Of: PolicySet{}.with(3)}}},
 		{"the better tier was there: nothing moves", all, both, both, nil},
 		{"the better tier returns degraded: not yet", all, both + aDead, both + aIll, nil},
-		{"the better tier is well again", all, both + aIll, both, []End{{markB, routes.IPv4, true}}},
-		{"the better tier returns: the metered line is left", meteredB, both + aDead, both, []End{{markB, routes.IPv4, true}}},
+		{"the better tier is well again", all, both + aIll, both, []End{{Mark: markB, Family: routes.IPv4, Outgoing: true}}},
+		{"the better tier returns: the metered line is left", meteredB, both + aDead, both, []End{{Mark: markB, Family: routes.IPv4, Outgoing: true}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -14,6 +14,20 @@ type End struct {
 	// Outgoing: only those that began behind the router. What came in, and what
 	// chose its address itself, cannot move.
 	Outgoing bool
+	// Of, with Outgoing: only connections of these policies; none: of all.
+	Of PolicySet
+}
+
+// PolicySet is a set of policies, by their IDs, which are at most 255. It is
+// comparable with ==.
+type PolicySet [4]uint64
+
+// Has reports whether the policy with that ID is in the set.
+func (s PolicySet) Has(id int) bool { return s[id/64]&(1<<(id%64)) != 0 }
+
+func (s PolicySet) with(id int) PolicySet {
+	s[id/64] |= 1 << (id % 64)
+	return s
 }
 
 // Ended returns whose connections cannot, or should not, go on in the new plan
@@ -58,34 +72,51 @@ func (p *Plan) heir(uplink string, f routes.Family) bool {
 }
 
 // returned returns whose connections move because a better tier is back: those
-// of the tier that stood in for it, where the policy or the uplink says so.
+// of the tier that stood in for it, where the policy or the uplink says so. What
+// other policies have there stays.
 func returned(old, new Plan) []End {
 	var ends []End
 	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
-		for _, p := range new.Policies {
-			i := slices.IndexFunc(old.Policies, func(o Policy) bool { return o.Name == p.Name })
-			if i < 0 {
-				continue
-			}
-			before, now := old.Policies[i].Choice(f), p.Choice(f)
-			if now.Tier == NoTier || before.Tier != NoTier && now.Tier >= before.Tier {
-				continue
-			}
-			for _, u := range new.Uplinks {
-				stoodIn := slices.ContainsFunc(before.Members, func(m Member) bool { return m.Uplink == u.Name })
-				if stoodIn && !new.Serves(u.Name, f) && (p.MoveBack || u.Metered) {
-					ends = append(ends, End{u.Mark, f, true})
+		for _, u := range new.Uplinks {
+			var back PolicySet
+			others := false
+			for _, p := range new.Policies {
+				i := slices.IndexFunc(old.Policies, func(o Policy) bool { return o.Name == p.Name })
+				switch {
+				case i >= 0 && returns(old.Policies[i].Choice(f), p.Choice(f), u.Name) && (p.MoveBack || u.Metered):
+					back = back.with(p.ID)
+				case slices.Contains(p.Uplinks, u.Name) || p.Choice(f).has(u.Name) || i >= 0 && old.Policies[i].Choice(f).has(u.Name):
+					others = true
 				}
+			}
+			switch {
+			case back == PolicySet{}:
+			case others:
+				ends = append(ends, End{Mark: u.Mark, Family: f, Outgoing: true, Of: back})
+			default:
+				ends = append(ends, End{Mark: u.Mark, Family: f, Outgoing: true})
 			}
 		}
 	}
 	return ends
 }
 
-// Serves reports whether an uplink carries some policy's new connections.
-func (p *Plan) Serves(uplink string, f routes.Family) bool {
+// returns reports whether a policy is back on a better tier than that in which
+// an uplink stood in.
+func returns(before, now *Choice, uplink string) bool {
+	better := now.Tier != NoTier && (before.Tier == NoTier || now.Tier < before.Tier)
+	return better && before.has(uplink) && !now.has(uplink)
+}
+
+func (c *Choice) has(uplink string) bool {
+	return slices.ContainsFunc(c.Members, func(m Member) bool { return m.Uplink == uplink })
+}
+
+// Serves reports whether an uplink carries new connections of some policy in of;
+// none: of any.
+func (p *Plan) Serves(uplink string, f routes.Family, of PolicySet) bool {
 	return slices.ContainsFunc(p.Policies, func(o Policy) bool {
-		return slices.ContainsFunc(o.Choice(f).Members, func(m Member) bool { return m.Uplink == uplink })
+		return (of == PolicySet{} || of.Has(o.ID)) && o.Choice(f).has(uplink)
 	})
 }
 

@@ -108,6 +108,13 @@ func (p *Plan) Usable(mark uint32, f routes.Family) bool {
 	})
 }
 
+// Own reports whether the router's own connections come from that address.
+func (p *Plan) Own(a netip.Addr) bool {
+	return slices.Contains(p.NAT.Own, a) || slices.ContainsFunc(p.Uplinks, func(u Uplink) bool {
+		return slices.Contains(u.V4.Addresses, a) || slices.Contains(u.V6.Addresses, a)
+	})
+}
+
 // Leg returns the uplink in family f.
 func (u *Uplink) Leg(f routes.Family) *Leg {
 	if f == routes.IPv4 {
