@@ -316,6 +316,11 @@ func (e *explainer) route(q routes.Query) (routes.Answer, error) {
 	case e.mute && refusedSource(q, answer):
 		e.say("The kernel drops it: it has no way back to who sent it.")
 	case answer.Kind == routes.Unreachable:
+		if p := e.policyOf(way); p != nil && len(p.Uplinks) > 0 {
+			e.say("%s leads nowhere now: none of its uplinks is usable (%s).", e.tableText(way.Table), strings.Join(p.Uplinks, ", "))
+		} else if e.pins(way.Table) {
+			e.say("%s leads nowhere now: this destination's uplink is not usable.", e.tableText(way.Table))
+		}
 		e.say("It is answered with \"unreachable\".")
 	case answer.Kind == routes.Martian:
 		e.say("The kernel drops it: such a source cannot come in by %s.", e.in.Name)
@@ -544,7 +549,15 @@ func (e *explainer) tableText(table int) string {
 			return fmt.Sprintf("The table of uplink %s (%d)", u.Name, table)
 		}
 	}
+	if e.pins(table) {
+		return fmt.Sprintf("The table of destinations that belong to one uplink (%d)", table)
+	}
 	return fmt.Sprintf("Table %d", table)
+}
+
+// pins reports whether a table is that of destinations that belong to one uplink.
+func (e *explainer) pins(table int) bool {
+	return slices.ContainsFunc(e.plan.Uplinks, func(u plan.Uplink) bool { return u.Table-u.ID == table })
 }
 
 func (e *explainer) wayText(w routes.Way) string {

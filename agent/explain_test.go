@@ -116,7 +116,7 @@ func TestExplain(t *testing.T) {
 		{from: "192.168.0.20", to: "9.9.9.9:26", want: "rule -, policy default, [a 3 b 1], uplink b by eth2 as 198.51.100.9, table 20003, agrees true", why: "No rule matches."},
 		{from: "192.168.0.5", to: "9.9.9.9", mac: "02:00:00:00:00:07", want: "rule video, policy -, [a 1], uplink a by eth1 as 192.0.2.9, table 20005, agrees true", why: "it wants one uplink or nothing"},
 		{from: "192.168.0.5", to: "9.9.9.9", dscp: "46", want: "rule past, policy -, [], uplink - by - as -, table -, agrees true", why: "it leaves routing alone"},
-		{from: "192.168.0.5", to: "203.0.113.9", want: "rule -, policy -, [a 1], uplink a by eth1 as 192.0.2.9, table 20000, agrees true", why: "Table 20000 leads by uplink a."},
+		{from: "192.168.0.5", to: "203.0.113.9", want: "rule -, policy -, [a 1], uplink a by eth1 as 192.0.2.9, table 20000, agrees true", why: "The table of destinations that belong to one uplink (20000) leads by uplink a."},
 		{from: "192.168.0.5", to: "192.168.0.6", want: "rule -, policy -, [], uplink - by eth0 as 192.168.0.5, table 254, agrees true", why: "no default: it goes by eth0"},
 		{from: "192.168.0.5", to: "192.168.0.1", want: "rule -, policy -, [], uplink - by - as -, table -, agrees true", why: "It is for the router itself."},
 		{from: "local", to: "9.9.9.9:80", want: "rule -, policy default, [a 3 b 1], uplink b by eth2 as 198.51.100.9, table 20003, agrees true", why: "The router itself sends it."},

@@ -125,6 +125,14 @@ to = "192.168.0.10:80"
 			t.Errorf("explain %s: exit %d, %v: %s", args, code, err, errOut)
 		}
 	}
+	for uplink, want := range map[string]string{one: `Policy default (table 20004) leads nowhere now: none of its uplinks is usable (` + one + `).`, three: "leads nowhere now: none of its uplinks is usable (" + three + ")."} {
+		from := map[string]string{one: "192.168.0.13", three: "192.168.0.11"}[uplink]
+		must(t, h.setUplink("disable", uplink))
+		if out, errOut, code, err := h.Command("explain", from, "198.51.100.1:443"); err != nil || code != 0 || !strings.Contains(out, want) {
+			t.Errorf("explain from %s without %s: exit %d, %v: %s%s", from, uplink, code, err, out, errOut)
+		}
+		must(t, h.setUplink("enable", uplink))
+	}
 	// Somebody else's route gets in the way: explain says so.
 	must(t, h.Topology.Router.AddRoute(lab.Route{Dst: netip.MustParsePrefix("198.51.100.77/32"), Gateway: h.Uplinks[2].Gateway, Interface: h.Uplinks[2].Interface, Table: 777}))
 	handle := h.Topology.Router.Handle()
