@@ -307,7 +307,12 @@ func (m *machine) daemon(ctx context.Context) {
 	case err != nil:
 		m.facts.Unseen[doctor.Boot] = err
 	default:
-		d.Running, d.Ready = true, s.Ready
+		d.Running, d.Ready, d.Down = true, s.Ready, map[string]string{}
+		for _, u := range s.Uplinks {
+			if u.State == api.Down && u.Reason != nil {
+				d.Down[u.Name] = *u.Reason
+			}
+		}
 		if s.Config.Error != nil {
 			d.ConfigError = *s.Config.Error
 		}

@@ -103,6 +103,7 @@ type Daemon struct {
 	Ready       bool
 	ConfigError string
 	Warnings    []string
+	Down        map[string]string // why uplinks are, by name
 	Other       string // who else manages this network namespace; "": nobody
 }
 

@@ -88,6 +88,7 @@ func TestFindings(t *testing.T) {
 		{"no carrier", "", func(f *Facts) { f.Kernel.Links[1].Carrier = false }, "warning*uplink dsl*carries nothing*no carrier*ethtool eth1"},
 		{"no interface", "", func(f *Facts) { f.Kernel.Links = slices.Delete(f.Kernel.Links, 1, 2) }, "warning*uplink dsl*does not exist*correct interface in [uplink.dsl]"},
 		{"no address", "", func(f *Facts) { f.Kernel.Addrs = slices.Delete(f.Kernel.Addrs, 1, 2) }, "warning*uplink dsl*start what gets one for eth1"},
+		{"dead", "", func(f *Facts) { f.Daemon.Down = map[string]string{"cable": "no answer from 1.1.1.1"} }, "warning*uplink cable*finds it down: no answer from 1.1.1.1*modem"},
 		{"IPv4 only", "[uplink.third]\ninterface = \"eth2\"\ngateway = \"198.51.100.7\"", func(*Facts) {}, "note*uplink third*IPv4 only*gateway6 = \"off\" in [uplink.third]"},
 		{"switched off", "", func(f *Facts) { f.Kernel.Links[1].Up = false }, "warning*uplink dsl*carries nothing*ip link set eth1 up"},
 		{"nothing usable", "", func(f *Facts) { f.Kernel.Links = f.Kernel.Links[:1] }, "error*configuration*no uplink is usable"},

@@ -20,6 +20,8 @@ func uplinks(f *Facts) []Finding {
 		case !u.Usable():
 			all = append(all, finding(Warning, subject, linkRemedy(u), "it carries nothing: %s", u.Reason))
 			continue
+		case f.Daemon.Down[u.Name] != "":
+			all = append(all, finding(Warning, subject, "look at the modem, and whether the provider works; agent status says when it is asked again", "the agent finds it down: %s", f.Daemon.Down[u.Name]))
 		case u.Reason != "":
 			all = append(all, finding(Note, subject, familyRemedy(u), "%s", u.Reason))
 		}
