@@ -104,7 +104,7 @@ type Daemon struct {
 	ConfigError string
 	Warnings    []string
 	Down        map[string]string // why uplinks are, by name
-	Other       string // who else manages this network namespace; "": nobody
+	Other       string            // who else manages this network namespace; "": nobody
 }
 
 // The names of the checks.
