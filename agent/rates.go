@@ -21,10 +21,10 @@ type bitsPerSecond struct{ rx, tx float64 }
 
 // see takes a look at the uplinks. One that comes too early changes nothing.
 func (r *rates) see(now time.Time, traffic map[string]carried) {
-	elapsed := now.Sub(r.at)
-	if r.traffic != nil && elapsed < rateOver {
+	if !r.due(now) {
 		return
 	}
+	elapsed := now.Sub(r.at)
 	newest := map[string]bitsPerSecond{}
 	for name, c := range traffic {
 		// Another index or a smaller counter is another interface, or begins anew.
@@ -34,6 +34,9 @@ func (r *rates) see(now time.Time, traffic map[string]carried) {
 	}
 	r.at, r.traffic, r.newest = now, traffic, newest
 }
+
+// due reports whether a look counts by now.
+func (r *rates) due(now time.Time) bool { return r.traffic == nil || now.Sub(r.at) >= rateOver }
 
 // bits is a rate in whole bits per second.
 func bits(bytes uint64, d time.Duration) float64 {

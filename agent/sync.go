@@ -50,7 +50,9 @@ func (d *daemon) pass(now time.Time) error {
 			return err
 		}
 		d.seen = facts.Links
-		d.rates.see(time.Now(), d.carried(facts.Links))
+		if at := time.Now(); d.rates.due(at) {
+			d.rates.see(at, d.carried(facts.Links))
+		}
 		wrote, err := d.converge(now, facts)
 		if err != nil {
 			return err
