@@ -60,11 +60,15 @@ func (p Policy) localChain() string { return fmt.Sprintf("%s%d-%s", localChain, 
 
 // local makes the chain of a policy for the router's own connections. Routing
 // refuses what nobody carries, but here the packet has been routed once, and TCP
-// takes no notice of what becomes of it then: it would try for minutes.
+// takes no notice of what becomes of it then: it would try for minutes. What has
+// an uplink of its own goes there, whatever the policy.
 func (c *compiler) local(p Policy) {
 	rules := []Rule{{SetMark{Mask: c.Mask, Value: p.Mark}}}
 	for _, v6 := range []bool{false, true} {
 		if slices.Contains(c.Refused, Refusal{p.Mark, v6}) {
+			if values := prefixes(family(c.Pinned, v6)); len(values) > 0 {
+				rules = append(rules, Rule{Match{Field: destination(v6), Values: values}, Verdict{Kind: Return}})
+			}
 			rules = append(rules, Rule{Match{Field: IPv6, Values: []Value{nfproto(v6)}}, Match{Field: TCPFlags, Op: NoBit, Values: []Value{rst}}, Reset{}})
 		}
 	}

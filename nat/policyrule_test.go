@@ -408,15 +408,17 @@ func TestRefused(t *testing.T) {
 	rule := PolicyRule{Local: true, UIDs: []uint32{0}, Policy: markOf(10)}
 	spec := ruleSpec(rule, PolicyRule{Policy: markOf(10)})
 	spec.Refused = []Refusal{{markOf(10), false}}
+	spec.Pinned = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:ffff::/48")}
 	to4, to6 := a("203.0.113.9"), a("2001:db8::1")
 	for name, c := range map[string]struct {
 		packet packet
 		reset  bool
 	}{
-		"TCP":              {packet{out: "eth1", src: a("192.168.0.1"), dst: to4, proto: 6, conn: fresh()}, true},
-		"UDP":              {packet{out: "eth1", src: a("192.168.0.1"), dst: to4, proto: 17, conn: fresh()}, false},
-		"the other family": {packet{out: "eth1", src: a("fd00:1::1"), dst: to6, proto: 6, conn: fresh()}, false},
-		"a client's":       {packet{in: "eth0", out: "eth1", src: a("192.168.0.20"), dst: to4, proto: 6, conn: fresh()}, false},
+		"TCP":                                {packet{out: "eth1", src: a("192.168.0.1"), dst: to4, proto: 6, conn: fresh()}, true},
+		"to where an uplink is the only way": {packet{out: "eth1", src: a("192.168.0.1"), dst: a("198.51.100.7"), proto: 6, conn: fresh()}, false},
+		"UDP":                                {packet{out: "eth1", src: a("192.168.0.1"), dst: to4, proto: 17, conn: fresh()}, false},
+		"the other family":                   {packet{out: "eth1", src: a("fd00:1::1"), dst: to6, proto: 6, conn: fresh()}, false},
+		"a client's":                         {packet{in: "eth0", out: "eth1", src: a("192.168.0.20"), dst: to4, proto: 6, conn: fresh()}, false},
 	} {
 		w := &walker{rules: Compile(spec)}
 		p := c.packet

@@ -59,7 +59,7 @@ func randomFeatures(r *rand.Rand, s *Spec) {
 			s.Refused = append(s.Refused, Refusal{markOf(id), r.IntN(2) == 0})
 		}
 	}
-	if len(s.Sticky) > 0 && r.IntN(2) == 0 {
+	if len(s.Sticky)+len(s.Refused) > 0 && r.IntN(2) == 0 {
 		s.Pinned = nets("198.51.100.1/32", "2001:db8:ffff::/48")[r.IntN(2):]
 	}
 }
@@ -149,7 +149,8 @@ func TestWalkRandomOwn(t *testing.T) {
 			p.proto = []uint8{6, 17}[r.IntN(2)]
 			w := &walker{rules: rules, holds: sometimes(uint64(i))}
 			w.sent(&p)
-			refused := slices.ContainsFunc(s.Refused, func(x Refusal) bool { return x.Policy == p.mark&s.Mask && x.IPv6 == p.dst.Is6() })
+			pinned := slices.ContainsFunc(s.Pinned, func(x netip.Prefix) bool { return x.Contains(p.dst) })
+			refused := !pinned && slices.ContainsFunc(s.Refused, func(x Refusal) bool { return x.Policy == p.mark&s.Mask && x.IPv6 == p.dst.Is6() })
 			translated := slices.ContainsFunc(s.Uplinks, func(u Uplink) bool { return u.Delegated.IsValid() && u.Delegated.Contains(p.conn.snat) })
 			if w.err != nil || p.reset && !(refused && p.proto == 6) || translated || len(w.changed) > 0 {
 				t.Fatalf("packet %+v: reset %v, refused %v, NATed to %s, remembered %v (%v)\nway %q\nspec %+v\n%s", p, p.reset, refused, p.conn.snat, w.changed, w.err, w.trace, s, rules)

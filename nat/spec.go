@@ -38,7 +38,7 @@ type Spec struct {
 	Rules []PolicyRule
 	// Sticky are the policies whose clients stay where they are.
 	Sticky []Sticky
-	Pinned []netip.Prefix // destinations that have an uplink of their own, whatever the policy; needed with Sticky
+	Pinned []netip.Prefix // destinations that have an uplink of their own, whatever the policy; needed with Sticky and Refused
 	// Refused are the policies that nobody carries now: the router's own new TCP
 	// connections that Rules give to them are reset at once. Others learn it from
 	// routing; their program's packets of TCP alone do not (tcp_connect,

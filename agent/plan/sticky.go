@@ -23,7 +23,12 @@ func (m *maker) sticky() {
 			m.NAT.Sticky = append(m.NAT.Sticky, y)
 		}
 	}
-	if len(m.NAT.Sticky) == 0 {
+}
+
+// own tells the rules which destinations have an uplink of their own, where that
+// makes a difference.
+func (m *maker) own() {
+	if len(m.NAT.Sticky) == 0 && len(m.NAT.Refused) == 0 {
 		return
 	}
 	for _, u := range m.Config.Uplinks {
