@@ -128,7 +128,7 @@ func domainRules(policy string) string {
 }
 
 // withUplinks adds keys to the uplinks of a configuration.
-func (h *explainHouse) withUplinks(text string, keys func(*lab.Uplink) string) string {
+func (h *ruleHouse) withUplinks(text string, keys func(*lab.Uplink) string) string {
 	for _, u := range h.Uplinks {
 		table := fmt.Sprintf("[uplink.%s]\n", u.Name)
 		text = strings.Replace(text, table, table+keys(u), 1)
