@@ -13,11 +13,37 @@ import (
 // again.
 const counterRetry = 10 * time.Second
 
+// Where nobody sends there is nothing to learn: the counters are read rarely
+// until an uplink carries enough packets again for their stopping to mean
+// something, or is suspected.
+const (
+	restTime = 500 * time.Millisecond // how often they are read then
+	stirs    = 5                      // packets of others from one reading to the next
+	stirTime = time.Second            // how long that holds
+)
+
 // meter keeps the probes' own packets, which are no traffic of others, and when
 // the counters are read next.
 type meter struct {
-	own  map[int]Counter // by interface index
-	next time.Time       // zero: nobody needs them
+	own     map[int]Counter // by interface index
+	next    time.Time       // zero: nobody needs them
+	stirred time.Time       // when there was last a reason to read them often
+}
+
+// looked takes in what was read.
+func (m *meter) looked(now time.Time, before, after Counter) {
+	moved := func(a, b uint64) bool { return int64(b-a) >= stirs || int64(b-a) <= -stirs }
+	if moved(before.In, after.In) || moved(before.Out, after.Out) {
+		m.stirred = now
+	}
+}
+
+// later returns when the counters are read again.
+func (m *meter) later(now, epoch time.Time) time.Time {
+	if now.Sub(m.stirred) > stirTime {
+		now = now.Add(restTime - beat)
+	}
+	return onBeat(now, epoch)
 }
 
 // packets is about how many packets a probe and its answer are. Too many do
@@ -68,17 +94,22 @@ func (m *Monitor) count() map[int]routes.Counter {
 		return nil
 	}
 	m.mu.Lock()
-	wanted := false
+	wanted, suspected := false, false
 	for _, w := range m.order {
-		wanted = wanted || w.want.Traffic != 0 && w.probing()
+		if w.want.Traffic != 0 && w.probing() {
+			wanted, suspected = true, suspected || w.suspicion.on
+		}
 	}
 	now := time.Now()
+	if suspected && m.meter.next.Sub(now) <= restTime { // else they cannot be read
+		m.meter.stirred, m.meter.next = now, earlier(m.meter.next, onBeat(now, m.epoch))
+	}
 	due := wanted && !m.meter.next.After(now)
 	switch {
 	case !wanted:
 		m.meter.next = time.Time{}
 	case due:
-		m.meter.next = onBeat(now, m.epoch)
+		m.meter.next = m.meter.later(now, m.epoch)
 	}
 	m.mu.Unlock()
 	if !due {

@@ -343,6 +343,49 @@ func TestMonitorCounters(t *testing.T) {
 	})
 }
 
+// suspected reports whether a leg is under suspicion.
+func suspected(m *Monitor, name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.legs[leg(name)].suspicion.on
+}
+
+// Counters are read rarely where nobody sends, and often while an uplink is
+// suspected.
+func TestMonitorCountersAtRest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		var reads atomic.Int32
+		counters := func() (map[int]routes.Counter, error) {
+			reads.Add(1)
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return map[int]routes.Counter{1: {In: uint64(n.sent), Out: uint64(n.sent)}}, nil
+		}
+		m, stop := running(t, Options{Open: n.open, Counters: counters})
+		defer stop()
+		dsl := watched("dsl", 1)
+		dsl.Traffic = 1
+		m.Watch([]Watched{dsl})
+		time.Sleep(5 * time.Second)
+		reads.Store(0)
+		time.Sleep(time.Minute)
+		if r := reads.Load(); r < 118 || r > 122 {
+			t.Errorf("counters read %d times a minute", r)
+		}
+		n.kill("dsl", true)
+		for !suspected(m, "dsl") {
+			time.Sleep(10 * time.Millisecond)
+		}
+		reads.Store(0)
+		time.Sleep(300 * time.Millisecond)
+		if r := reads.Load(); r < 3 || r > 4 {
+			t.Errorf("counters read %d times in 300 ms of suspicion", r)
+		}
+	})
+}
+
 func TestMonitorMemory(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
