@@ -30,7 +30,7 @@ const (
 	// number, of which it may use one part in countShare.
 	countEvery   = 10 * time.Second
 	countWatched = 5 * time.Second
-	countShare   = 2000
+	countShare   = 1000
 	// listenEvery is how often it is tried to listen where that failed.
 	listenEvery = 5 * time.Second
 )

@@ -2,6 +2,7 @@ package sysctl
 
 import (
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,7 @@ const mostFiles = 512
 func (f *Files) read(path string, b []byte) (int, error) {
 	if f != nil {
 		if fd, ok := f.open[path]; ok {
-			if n, err := unix.Pread(fd, b, 0); err == nil {
+			if n, err := pread(fd, b); err == nil {
 				return n, nil
 			}
 			_ = unix.Close(fd) // nothing was written
@@ -35,7 +36,7 @@ func (f *Files) read(path string, b []byte) (int, error) {
 	if err != nil {
 		return 0, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	n, err := unix.Pread(fd, b, 0)
+	n, err := pread(fd, b)
 	if err != nil {
 		_ = unix.Close(fd)
 		return 0, &os.PathError{Op: "read", Path: path, Err: err}
@@ -52,6 +53,16 @@ func (f *Files) read(path string, b []byte) (int, error) {
 	}
 	f.open[path] = fd
 	return n, nil
+}
+
+// pread reads from the beginning. It never waits, so Go's scheduler need not be
+// told of it (see package datagram).
+func pread(fd int, b []byte) (int, error) {
+	n, _, failed := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), 0, 0, 0) // in whatever way a position is passed
+	if failed != 0 {
+		return 0, failed
+	}
+	return int(n), nil
 }
 
 // Close closes everything; what is read after that is opened anew.
