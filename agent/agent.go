@@ -100,6 +100,7 @@ type daemon struct {
 	monitor  watcher
 	calls    chan func()
 	dirty    chan struct{} // capacity 1: "look at the kernel"
+	news     chan struct{} // capacity 1: "something happened to an uplink"; nil: nobody shows it
 	stop     func()
 	gateways *watched
 

@@ -16,7 +16,14 @@ import (
 // connections of an uplink that died are elsewhere by now. A line in the log has
 // all steps of a change, from the first doubt on; then the hooks run.
 func (d *daemon) announce(now time.Time) {
-	for _, e := range d.events.since(d.announced) {
+	fresh := d.events.since(d.announced)
+	if len(fresh) > 0 {
+		select {
+		case d.news <- struct{}{}:
+		default: // nobody looks, or it is known already
+		}
+	}
+	for _, e := range fresh {
 		d.announced = e.ID
 		after := func(t time.Time) time.Duration { return max(0, t.Sub(e.Noticed)) }
 		done := []any{"id", e.ID, "uplink", e.Uplink}

@@ -19,24 +19,22 @@ import (
 
 // How often what is shown is looked at.
 const (
-	// sampleEvery is enough for the charts; sampleWatched is while somebody looks
-	// at the status page.
-	sampleEvery   = 2 * time.Second
-	sampleWatched = time.Second
+	// sampleEvery is enough for the charts. What happens to an uplink is shown at
+	// once, but no more often than sampleSoon.
+	sampleEvery = 2 * time.Second
+	sampleSoon  = 250 * time.Millisecond
 	// statsEvery is how often the kernel is asked how full its table is.
 	statsEvery = 5 * time.Second
-	// countEvery is how often connections are counted, and countWatched while
-	// somebody looks at the status page. It takes time in proportion to their
-	// number, of which it may use one part in countShare.
-	countEvery   = 10 * time.Second
-	countWatched = 5 * time.Second
-	countShare   = 1000
+	// countEvery is how often connections are counted. It takes time in proportion
+	// to the size of the kernel's table, of which it may use one part in countShare.
+	countEvery = 10 * time.Second
+	countShare = 1000
 	// listenEvery is how often it is tried to listen where that failed.
 	listenEvery = 5 * time.Second
 )
 
-// sampler looks, once in one or two seconds, at everything that metrics and status page show,
-// however many clients they have.
+// sampler looks, every two seconds and when something happens, at everything that metrics and
+// status page show, however many clients they have.
 type sampler struct {
 	h        *handler
 	counters func() (map[int]routes.Counter, error)
@@ -44,7 +42,7 @@ type sampler struct {
 	stats    func() (conntrack.Stats, error)
 	publish  func(*web.Snapshot)
 
-	watched func() bool // whether somebody looks
+	news <-chan struct{} // something happened to an uplink
 
 	counts  map[uint32]int // connections by mark; nil: not counted
 	counted time.Time
@@ -59,18 +57,24 @@ func (s *sampler) run(ctx context.Context) error {
 	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for next := time.Now(); ; {
-		every := sampleEvery
-		if s.watched() {
-			every = sampleWatched
-		}
-		if now := time.Now(); now.Sub(next) > every {
+		if now := time.Now(); now.Sub(next) > sampleEvery {
 			next = now // late: what was missed is missed
 		}
-		next = next.Add(every)
+		next = next.Add(sampleEvery)
 		tick.Reset(time.Until(next))
+		began := time.Now()
 		if err := s.sample(ctx); err != nil {
 			return nil // the agent ends
 		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			continue
+		case <-s.news:
+		}
+		next = time.Now()
+		tick.Reset(time.Until(began.Add(sampleSoon)))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -138,7 +142,7 @@ func (s *sampler) sample(ctx context.Context) error {
 			n.Connections[u.Name], u.Connections = count, &count
 		}
 	}
-	if n.Time.Sub(s.asked) >= statsEvery-sampleWatched/2 {
+	if n.Time.Sub(s.asked) >= statsEvery-sampleEvery/4 {
 		s.asked, s.full = n.Time, nil
 		if t, err := s.stats(); err == nil {
 			s.full = &web.Conntrack{Entries: t.Entries, Limit: t.Limit, InsertFailed: t.InsertFailed, Dropped: t.Dropped, EarlyDropped: t.EarlyDropped}
@@ -151,11 +155,7 @@ func (s *sampler) sample(ctx context.Context) error {
 
 // count counts connections if it is time.
 func (s *sampler) count(mask uint32, now time.Time) {
-	every := countEvery
-	if s.watched() {
-		every = countWatched
-	}
-	if !s.counted.IsZero() && now.Sub(s.counted) < max(every, countShare*s.cost)-sampleWatched/2 {
+	if !s.counted.IsZero() && now.Sub(s.counted) < max(countEvery, countShare*s.cost)-sampleEvery/4 {
 		return
 	}
 	counts, err := s.h.d.counter.CountByMark(mask)
@@ -223,7 +223,8 @@ func (d *daemon) show(ctx context.Context, h *handler, counters func() (map[int]
 	if err != nil {
 		return nil, err
 	}
-	s := &sampler{h: h, counters: counters, rules: rules, stats: stats, publish: server.Publish, watched: server.Watched}
+	d.news = make(chan struct{}, 1)
+	s := &sampler{h: h, counters: counters, rules: rules, stats: stats, publish: server.Publish, news: d.news}
 	w := &window{address: address, server: server, d: d, problem: &d.shut, again: listenEvery}
 	return []func() error{func() error { return s.run(ctx) }, func() error { return w.run(ctx) }}, nil
 }

@@ -29,13 +29,14 @@ func TestSamples(t *testing.T) {
 		r.after(2 * gap)
 		r.forget()
 		var got []*web.Snapshot
+		news := make(chan struct{}, 1)
 		s := &sampler{h: &handler{d: r.daemon, ctx: ctx},
 			counters: func() (map[int]routes.Counter, error) {
 				return map[int]routes.Counter{3: {In: 1, Out: 2, InBytes: 3, OutBytes: 4}}, nil
 			},
 			stats:   func() (conntrack.Stats, error) { return conntrack.Stats{Entries: 5, Limit: 6}, nil },
 			publish: func(n *web.Snapshot) { r.k.meet(); got = append(got, n); r.k.meet() },
-			watched: func() bool { return len(got) > 15 }}
+			news:    news}
 		go func() { _ = s.run(ctx) }()
 		r.after(30*time.Second + time.Second/2)
 		counts := func() int {
@@ -45,15 +46,29 @@ func TestSamples(t *testing.T) {
 		if n := counts(); n != 4 {
 			t.Errorf("connections were counted %d times in 30 seconds", n)
 		}
-		r.after(10 * time.Second)
+		samples := func() int {
+			r.k.meet()
+			return len(got)
+		}
+		if n := samples(); n != 16 {
+			t.Errorf("%d samples in 30 seconds", n)
+		}
+		for range 8 { // what happens again and again is shown four times a second
+			news <- struct{}{}
+			r.after(125 * time.Millisecond)
+		}
+		if n := samples() - 16; n < 4 || n > 6 {
+			t.Errorf("%d samples in the second of which there were news", n)
+		}
+		r.after(10*time.Second - time.Second/2)
 		r.k.meet()
 		cancel()
 		synctest.Wait()
-		if len(got) < 25 || len(got) > 26 {
-			t.Fatalf("%d samples in 30 seconds and 10 while somebody looks", len(got))
+		if len(got) < 25 || len(got) > 28 {
+			t.Fatalf("%d samples in 40 seconds", len(got))
 		}
-		if n := counts(); n != 6 {
-			t.Errorf("connections were counted %d times, want twice in 10 seconds while somebody looks", n-4)
+		if n := counts(); n != 5 {
+			t.Errorf("connections were counted %d times in 40 seconds", n)
 		}
 		if n := r.passes(); n > 40/5 {
 			t.Errorf("%d times facts", n)

@@ -50,8 +50,18 @@ func (m *Monitor) Run(ctx context.Context) error {
 		if w.changed {
 			m.options.Changed()
 		}
-		timer.Reset(max(time.Until(due), 0))
+		timer.Reset(onTick(time.Until(due)))
 	}
+}
+
+// onTick makes a wait a little more than whole milliseconds. Go's poller waits
+// whole ones (netpoll, runtime/netpoll_epoll.go): of a wait of 9.4 ms it would wake
+// after 9, to wait for another one.
+func onTick(wait time.Duration) time.Duration {
+	if wait <= 0 {
+		return 0
+	}
+	return (wait + time.Millisecond - 1).Truncate(time.Millisecond) + 50*time.Microsecond
 }
 
 // step takes in what arrived and then judges what is due. It returns when the

@@ -332,9 +332,6 @@ func (s *Server) Publish(n *Snapshot) {
 	}
 }
 
-// Watched reports whether somebody has the page open.
-func (s *Server) Watched() bool { return s.streams.some() }
-
 // refresh tells the open pages what has changed. The caller holds mu.
 func (s *Server) refresh(n *Snapshot, point bool) error {
 	v := viewOf(s.options.Version, n, s.rates)

@@ -61,7 +61,7 @@ func openPage(ctx context.Context, a *rig.Agent) (*page, error) {
 	return p, nil
 }
 
-// shut closes the page. One that was not kept up to date every second, more or less, is an error.
+// shut closes the page. One that was not kept up to date every two seconds, more or less, is an error.
 func (p *page) shut() error {
 	p.cancel()
 	err := <-p.done
