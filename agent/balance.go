@@ -82,7 +82,7 @@ func groups(cfg *config.Config, p plan.Plan, verdicts map[health.Leg]health.Verd
 			continue
 		}
 		first := len(all)
-		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+		for _, f := range families {
 			choice := p.Policies[i].Choice(f)
 			if choice.Tier == plan.NoTier {
 				continue
@@ -114,7 +114,7 @@ func method(b config.Balance) balance.Method {
 // family in which probes are answered.
 func member(p config.Policy, u *config.Uplink, verdicts map[health.Leg]health.Verdict) balance.Member {
 	m := balance.Member{Uplink: u.Name, Weight: p.Weight(u), Down: u.Bandwidth.Down, Up: u.Bandwidth.Up}
-	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+	for _, f := range families {
 		if v := verdicts[health.Leg{Uplink: u.Name, Family: f}]; v.State != health.Down && v.RTT > 0 {
 			m.RTT, m.Jitter = v.RTT, v.Jitter
 			break

@@ -16,12 +16,8 @@ type carried struct {
 // by our rules where it shares one.
 func (d *daemon) carried(links []routes.Link) map[string]carried {
 	all := map[string]carried{}
-	for _, u := range d.plan.Uplinks {
-		for i := range links {
-			if l := &links[i]; l.Name == u.Interface && ownInterface(d.cfg, l.Name) {
-				all[u.Name] = carried{l.Index, web.Traffic{InPackets: l.RxPackets, OutPackets: l.TxPackets, InBytes: l.RxBytes, OutBytes: l.TxBytes}}
-			}
-		}
+	for name, l := range d.ownLinks(links) {
+		all[name] = carried{l.Index, web.Traffic{InPackets: l.RxPackets, OutPackets: l.TxPackets, InBytes: l.RxBytes, OutBytes: l.TxBytes}}
 	}
 	if !counting(d.plan.NAT.Uplinks) {
 		return all
@@ -32,6 +28,19 @@ func (d *daemon) carried(links []routes.Link) map[string]carried {
 	}
 	for name, t := range byRules(d.plan.NAT.Uplinks, counters) {
 		all[name] = carried{Traffic: t}
+	}
+	return all
+}
+
+// ownLinks are the interfaces that are one uplink's alone, by uplink.
+func (d *daemon) ownLinks(links []routes.Link) map[string]*routes.Link {
+	all := map[string]*routes.Link{}
+	for _, u := range d.plan.Uplinks {
+		for i := range links {
+			if links[i].Name == u.Interface && ownInterface(d.cfg, u.Interface) {
+				all[u.Name] = &links[i]
+			}
+		}
 	}
 	return all
 }

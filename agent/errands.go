@@ -92,7 +92,7 @@ func (d *daemon) returnsEarly(p plan.Plan) bool {
 	}
 	usable := slices.ContainsFunc(d.errands.plan.Uplinks, func(o plan.Uplink) bool {
 		i := slices.IndexFunc(p.Uplinks, func(u plan.Uplink) bool { return u.ID == o.ID })
-		return i >= 0 && slices.ContainsFunc([]routes.Family{routes.IPv4, routes.IPv6}, func(f routes.Family) bool {
+		return i >= 0 && slices.ContainsFunc(families[:], func(f routes.Family) bool {
 			return !o.Leg(f).Usable && p.Uplinks[i].Leg(f).Usable
 		})
 	})

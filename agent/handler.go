@@ -11,7 +11,6 @@ import (
 	"multiroute/agent/api"
 	"multiroute/agent/health"
 	"multiroute/agent/plan"
-	"multiroute/routes"
 )
 
 // handler answers the control socket: it has the owner do what is asked.
@@ -200,7 +199,7 @@ func (d *daemon) uplinkStatus(u plan.Uplink, traffic map[string]carried) api.Upl
 // measured adds what the probes measured: by IPv4 where that is probed, else by
 // IPv6.
 func measured(s *api.UplinkStatus, u plan.Uplink, verdicts map[health.Leg]health.Verdict) {
-	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+	for _, f := range families {
 		v, ok := verdicts[health.Leg{Uplink: u.Name, Family: f}]
 		if !ok || v.Probes == 0 {
 			continue

@@ -98,12 +98,8 @@ func (s *sampler) sample(ctx context.Context) error {
 		n.Failovers, n.Writes, n.Reloads = d.events.durations, d.writes, d.reloads
 		mask, verdicts = d.cfg.Router.MarkMask, d.monitor.Verdicts()
 		uplinks = slices.Clone(d.plan.NAT.Uplinks)
-		for _, u := range d.plan.Uplinks {
-			for i := range d.seen {
-				if d.seen[i].Name == u.Interface && ownInterface(d.cfg, u.Interface) {
-					own[u.Name] = d.seen[i].Index
-				}
-			}
+		for name, l := range d.ownLinks(d.seen) {
+			own[name] = l.Index
 		}
 	}); err != nil {
 		return err
@@ -126,7 +122,7 @@ func (s *sampler) sample(ctx context.Context) error {
 	}
 	for i := range n.Status.Uplinks {
 		u := &n.Status.Uplinks[i]
-		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+		for _, f := range families {
 			if v, ok := verdicts[health.Leg{Uplink: u.Name, Family: f}]; ok {
 				n.Legs = append(n.Legs, legOf(u.Name, f, v))
 			}

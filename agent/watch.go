@@ -76,7 +76,7 @@ func watchedLegs(cfg *config.Config, p plan.Plan, facts *routes.Facts) []health.
 		if u.State == plan.Disabled {
 			continue
 		}
-		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+		for _, f := range families {
 			leg := u.Leg(f)
 			if !leg.Wanted {
 				continue

@@ -30,8 +30,8 @@ type Options struct {
 	Open Open // needed
 	// Counters returns the packets by interface index, in a map that the next
 	// call may use again; nil: the traffic of others is not looked at. It is called
-	// from one goroutine, ten times a second, and should not take longer than a few
-	// milliseconds.
+	// from one goroutine, at most ten times a second, and should not take longer
+	// than a few milliseconds.
 	Counters func() (map[int]routes.Counter, error)
 	// Changed is called after a state or a reason changed by itself, not for
 	// what Watch changed. It must not block; it may call Verdicts. nil: nobody

@@ -89,13 +89,14 @@ func returned(old, new Plan) []End {
 					others = true
 				}
 			}
-			switch {
-			case back == PolicySet{}:
-			case others:
-				ends = append(ends, End{Mark: u.Mark, Family: f, Outgoing: true, Of: back})
-			default:
-				ends = append(ends, End{Mark: u.Mark, Family: f, Outgoing: true})
+			if back == (PolicySet{}) {
+				continue
 			}
+			e := End{Mark: u.Mark, Family: f, Outgoing: true}
+			if others {
+				e.Of = back
+			}
+			ends = append(ends, e)
 		}
 	}
 	return ends

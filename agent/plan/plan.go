@@ -197,7 +197,7 @@ func Make(in Input) Plan {
 	m.domains()
 	m.servers()
 	m.sticky()
-	m.own()
+	m.destinations()
 	m.sysctls()
 	m.warnings()
 	return m.Plan

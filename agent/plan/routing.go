@@ -164,9 +164,18 @@ func (m *maker) chosen(f routes.Family) {
 // uplink.
 func (m *maker) anyPins(f routes.Family) bool {
 	return slices.ContainsFunc(m.Config.Uplinks, func(c config.Uplink) bool {
-		return slices.ContainsFunc(c.DNS, func(a netip.Addr) bool { return routes.FamilyOf(a) == f }) ||
-			slices.ContainsFunc(c.Destinations, func(p netip.Prefix) bool { return routes.FamilyOf(p.Addr()) == f })
+		return slices.ContainsFunc(belonging(c), func(p netip.Prefix) bool { return routes.FamilyOf(p.Addr()) == f })
 	})
+}
+
+// belonging returns the destinations that belong to an uplink: its DNS servers,
+// and what is listed.
+func belonging(c config.Uplink) []netip.Prefix {
+	var all []netip.Prefix
+	for _, a := range c.DNS {
+		all = append(all, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return append(all, c.Destinations...)
 }
 
 func (m *maker) rule(r routes.Rule) { m.Routes.Rules = append(m.Routes.Rules, r) }
@@ -230,11 +239,7 @@ func withGateway6(h routes.Nexthop) routes.Nexthop {
 func (m *maker) pinned(f routes.Family) bool {
 	some := false
 	for i, c := range m.Config.Uplinks {
-		var pins []netip.Prefix
-		for _, a := range c.DNS {
-			pins = append(pins, netip.PrefixFrom(a, a.BitLen()))
-		}
-		for _, p := range slices.Concat(pins, c.Destinations) {
+		for _, p := range belonging(c) {
 			if routes.FamilyOf(p.Addr()) != f {
 				continue
 			}

@@ -25,17 +25,14 @@ func (m *maker) sticky() {
 	}
 }
 
-// own tells the rules which destinations have an uplink of their own, where that
+// destinations tells the rules which ones have an uplink of their own, where that
 // makes a difference.
-func (m *maker) own() {
+func (m *maker) destinations() {
 	if len(m.NAT.Sticky) == 0 && len(m.NAT.Refused) == 0 {
 		return
 	}
 	for _, u := range m.Config.Uplinks {
-		for _, a := range u.DNS {
-			m.NAT.Pinned = append(m.NAT.Pinned, netip.PrefixFrom(a, a.BitLen()))
-		}
-		m.NAT.Pinned = append(m.NAT.Pinned, u.Destinations...)
+		m.NAT.Pinned = append(m.NAT.Pinned, belonging(u)...)
 	}
 	slices.SortFunc(m.NAT.Pinned, netip.Prefix.Compare) // the order of the configuration must not rewrite rules
 	m.NAT.Pinned = slices.Compact(m.NAT.Pinned)

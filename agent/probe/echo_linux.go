@@ -46,20 +46,18 @@ func (p *prober) sockaddr(a netip.Addr) unix.Sockaddr {
 	if a.Is4() {
 		return &unix.SockaddrInet4{Addr: a.As4()}
 	}
-	s := &unix.SockaddrInet6{Addr: a.As16()}
-	if a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() {
-		s.ZoneId = uint32(p.path.Index)
-	}
-	return s
+	return &unix.SockaddrInet6{Addr: a.As16(), ZoneId: uint32(p.zone(a))}
 }
 
 // to is the same for what is sent.
-func (p *prober) to(a netip.Addr) datagram.Address {
-	zone := 0
+func (p *prober) to(a netip.Addr) datagram.Address { return datagram.IP(a, p.zone(a)) }
+
+// zone is the index of the interface, for an address that needs one.
+func (p *prober) zone(a netip.Addr) int {
 	if a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() {
-		zone = p.path.Index
+		return p.path.Index
 	}
-	return datagram.IP(a, zone)
+	return 0
 }
 
 // sendEcho sends an echo request.
