@@ -104,6 +104,14 @@ func (t *town) allUp(ctx context.Context) error {
 	return nil
 }
 
+// isDown waits until the agent says that an uplink is down.
+func (t *town) isDown(ctx context.Context, u *lab.Uplink) error {
+	return wait(ctx, 10*time.Second, u.Name+" is down", func() bool {
+		s, err := t.agent.Status(ctx)
+		return err == nil && slices.ContainsFunc(s.Uplinks, func(v api.UplinkStatus) bool { return v.Name == u.Name && v.State == api.Down })
+	})
+}
+
 // bystanders starts traffic on uplinks that stay well: a 1 kHz stream in each family on each of them, and connections everywhere.
 func (t *town) bystanders(ctx context.Context, safe ...*lab.Uplink) (err error) {
 	t.streams, err = lab.StartStreams(ctx, t.Client(), 40, func(i int) (lab.Socket, netip.AddrPort) {
