@@ -87,6 +87,21 @@ func decodeState(tables, chains, rules, sets []netlink.Message) (State, error) {
 	return s, nil
 }
 
+// decodeRules makes the rules of one of our chains from the kernel's answers.
+func decodeRules(rules []netlink.Message, chain string) (chainState, error) {
+	var c chainState
+	for _, m := range rules {
+		r, err := decodeRule(m)
+		if err != nil {
+			return chainState{}, err
+		}
+		if r.table == TableName && r.chain == chain {
+			c.rules, c.handles = append(c.rules, r.comment), append(c.handles, r.handle)
+		}
+	}
+	return c, nil
+}
+
 // used are the sets that our rules look things up in.
 func (s State) used() map[string]bool {
 	used := map[string]bool{}

@@ -78,12 +78,17 @@ func (t *Table) Write(have State, want Ruleset) error {
 	if !have.Exists {
 		return nil
 	}
-	have, err := t.Read()
-	if err != nil {
-		return err
-	}
-	if !have.Exists {
-		return fmt.Errorf("writing table inet %s: somebody deleted it meanwhile", TableName)
+	have, mixed := have.written(want)
+	for _, c := range mixed {
+		s, err := t.rules(c.Name)
+		if err != nil {
+			return err
+		}
+		s.base = c.base()
+		if !s.begins(c) {
+			return fmt.Errorf("writing table inet %s: somebody changed chain %s meanwhile", TableName, c.Name)
+		}
+		have.chains[c.Name] = s
 	}
 	if b := leftovers(have, want); b != nil {
 		return t.commit("tidying", b)
@@ -188,22 +193,22 @@ func uninterrupted[T any](read func() (T, error)) (T, error) {
 }
 
 func (t *Table) readOnce() (State, error) {
-	tables, err := t.dump(unix.NFT_MSG_GETTABLE, unix.NFTA_TABLE_NAME)
+	tables, err := t.dump(unix.NFT_MSG_GETTABLE, nil)
 	if err != nil {
 		return State{}, err
 	}
 	if s, err := decodeState(tables, nil, nil, nil); err != nil || !s.Exists {
 		return s, err
 	}
-	chains, err := t.dump(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE)
+	chains, err := t.dump(unix.NFT_MSG_GETCHAIN, nil)
 	if err != nil {
 		return State{}, err
 	}
-	rules, err := t.dump(unix.NFT_MSG_GETRULE, unix.NFTA_RULE_TABLE)
+	rules, err := t.dump(unix.NFT_MSG_GETRULE, ours(unix.NFTA_RULE_TABLE))
 	if err != nil {
 		return State{}, err
 	}
-	sets, err := t.dump(unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE)
+	sets, err := t.dump(unix.NFT_MSG_GETSET, ours(unix.NFTA_SET_TABLE))
 	if err != nil {
 		return State{}, err
 	}
@@ -219,24 +224,43 @@ func (t *Table) readOnce() (State, error) {
 	return s, err
 }
 
+// rules returns the rules of one chain. (The kernel looks the chain up by its
+// name: nf_tables_dump_rules, net/netfilter/nf_tables_api.c.)
+func (t *Table) rules(chain string) (chainState, error) {
+	return uninterrupted(func() (chainState, error) {
+		messages, err := t.dump(unix.NFT_MSG_GETRULE, func(ae *netlink.AttributeEncoder) {
+			ae.String(unix.NFTA_RULE_TABLE, TableName)
+			ae.String(unix.NFTA_RULE_CHAIN, chain)
+		})
+		if err != nil {
+			return chainState{}, err
+		}
+		return decodeRules(messages, chain)
+	})
+}
+
 // Counters returns what our counters have counted, by name.
 func (t *Table) Counters() (map[string]Count, error) {
-	objects, err := t.dump(unix.NFT_MSG_GETOBJ, unix.NFTA_OBJ_TABLE)
+	objects, err := t.dump(unix.NFT_MSG_GETOBJ, ours(unix.NFTA_OBJ_TABLE))
 	if err != nil {
 		return nil, err
 	}
 	return decodeCounters(objects)
 }
 
-// dump asks for all objects of one kind in our table (the kernel filters rules,
-// sets and objects by table, not tables and chains).
-func (t *Table) dump(message netlink.HeaderType, tableAttribute uint16) ([]netlink.Message, error) {
+// ours asks for what is in our table.
+func ours(attribute uint16) func(*netlink.AttributeEncoder) {
+	return func(ae *netlink.AttributeEncoder) { ae.String(attribute, TableName) }
+}
+
+// dump asks for all objects of one kind that are as filter says; nil: all of
+// them (the kernel filters rules, sets and objects by table, not tables and
+// chains).
+func (t *Table) dump(message netlink.HeaderType, filter func(*netlink.AttributeEncoder)) ([]netlink.Message, error) {
 	attrs := []byte(nil)
-	if message != unix.NFT_MSG_GETTABLE && message != unix.NFT_MSG_GETCHAIN {
-		ae := netlink.NewAttributeEncoder()
-		ae.String(tableAttribute, TableName)
+	if filter != nil {
 		var err error
-		if attrs, err = ae.Encode(); err != nil {
+		if attrs, err = encodeAttributes(filter); err != nil {
 			return nil, err
 		}
 	}

@@ -2,6 +2,7 @@ package nat
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -47,16 +48,20 @@ func (c Chain) base() string {
 	return base(string(c.Type), hookNumbers[c.Hook], c.Priority)
 }
 
+func (c Chain) state() chainState {
+	s := chainState{base: c.base()}
+	for _, r := range c.Rules {
+		s.rules = append(s.rules, r.Fingerprint())
+	}
+	return s
+}
+
 // State returns what the kernel holds once r is written: for those who look
 // ahead, and for tests without a kernel.
 func (r Ruleset) State() State {
 	s := State{Exists: true, chains: map[string]chainState{}, sets: map[string]bool{}, dynamic: map[string]dynamicState{}, counters: r.counters()}
 	for _, c := range r.Chains {
-		held := chainState{base: c.base()}
-		for _, rule := range c.Rules {
-			held.rules = append(held.rules, rule.Fingerprint())
-		}
-		s.chains[c.Name] = held
+		s.chains[c.Name] = c.state()
 	}
 	for _, set := range r.Sets {
 		s.sets[set.Name] = true
@@ -238,6 +243,27 @@ func (s State) changes(want Ruleset) (refill []Chain, stale []string) {
 		}
 	}
 	return refill, slices.DeleteFunc(s.Chains(), func(name string) bool { return wanted[name] })
+}
+
+// written returns the state behind difference's transactions, and the chains of
+// which only the kernel knows: their new rules stand before the old ones.
+func (s State) written(want Ruleset) (after State, mixed []Chain) {
+	after = s
+	after.chains, after.sets, after.dynamic = maps.Clone(s.chains), maps.Clone(s.sets), maps.Clone(s.dynamic)
+	refill, _ := s.changes(want)
+	for _, c := range refill {
+		if len(s.chains[c.Name].rules) > 0 {
+			mixed = append(mixed, c)
+		}
+		after.chains[c.Name] = c.state()
+	}
+	for _, set := range want.Sets {
+		after.sets[set.Name] = true
+	}
+	for _, d := range want.Dynamic {
+		after.dynamic[d.Name] = d.state()
+	}
+	return after, mixed
 }
 
 // begins reports whether the chain begins with c's rules.
