@@ -8,7 +8,7 @@ import "multiroute/agent/config"
 // would save of them costs more of a CPU than most that the agent does.
 const (
 	longConfig   = 256 << 10 // bytes, some 10,000 prefixes
-	garbageLong  = 40        // percent of what is in use (GOGC)
+	garbageLong  = 30        // percent of what is in use (GOGC)
 	garbageShort = 100
 )
 
