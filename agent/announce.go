@@ -39,7 +39,7 @@ func (d *daemon) announce(now time.Time) {
 		if e.From == "" {
 			e.From = api.State(d.inherited[e.Uplink].State)
 		}
-		if i := slices.IndexFunc(d.plan.Uplinks, func(u plan.Uplink) bool { return u.Name == e.Uplink }); i >= 0 && e.From != e.To {
+		if i := slices.IndexFunc(d.plan.Uplinks, func(u plan.Uplink) bool { return u.Name == e.Uplink }); i >= 0 && (e.From != e.To || e.Family != "") {
 			d.hooks.Add(hooks.Job{Uplink: e.Uplink, Programs: d.cfg.Hooks.OnChange, Limit: d.cfg.Hooks.Timeout, Env: environment(e, d.plan.Uplinks[i])})
 		}
 	}
@@ -61,6 +61,7 @@ func environment(e api.Event, u plan.Uplink) []string {
 		"UPLINK=" + e.Uplink,
 		"STATE=" + string(e.To),
 		"PREVIOUS=" + string(e.From),
+		"FAMILY=" + e.Family,
 		"REASON=" + e.Reason,
 		"CAUSE=" + string(e.Cause),
 		"TIME=" + e.Time.Format(time.RFC3339),

@@ -31,7 +31,8 @@ func TestHooks(t *testing.T) {
 		b, _ := os.ReadFile(told)
 		return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
 	}
-	tell := script("tell", fmt.Sprintf(`echo "$UPLINK $PREVIOUS>$STATE $CAUSE $INTERFACE $ADDRESSES" >> %s`, told))
+	// A family may be there, or gone, before the other one: that is a change of its own (TestHooksByFamily).
+	tell := script("tell", fmt.Sprintf(`[ -n "$FAMILY" ] || echo "$UPLINK $PREVIOUS>$STATE $CAUSE $INTERFACE $ADDRESSES" >> %s`, told))
 	hang := script("hang", "sleep 1000")
 	h.start(ctx, rig.Config(h.Topology, nil)+fmt.Sprintf("\n[hooks]\non_change = [%q, %q]\nhook_timeout = \"1s\"\n", tell, hang))
 	a := h.Uplinks[0]
@@ -73,4 +74,27 @@ func TestHooks(t *testing.T) {
 	if next := lines()[6]; !strings.HasPrefix(next, a.Name+" up>down link") || len(lines()) != 7 {
 		t.Errorf("after a restart: %q", lines()[6:])
 	}
+}
+
+// TestHooksByFamily: an uplink that loses one family stays up, and the programs
+// hear of that, too.
+func TestHooksByFamily(t *testing.T) {
+	t.Parallel()
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	told := filepath.Join(h.Folder, "told")
+	tell := filepath.Join(h.Folder, "tell")
+	must(t, os.WriteFile(tell, []byte(fmt.Sprintf("#!/bin/sh\n"+`echo "$UPLINK $PREVIOUS>$STATE $FAMILY $CAUSE" >> %s`+"\n", told)), 0o700))
+	h.start(ctx, rig.Config(h.Topology, nil)+fmt.Sprintf("\n[hooks]\non_change = [%q]\n", tell))
+	a := h.Uplinks[0]
+	hears := func(line string) {
+		h.until(10*time.Second, line, func() bool {
+			b, _ := os.ReadFile(told)
+			return strings.HasSuffix(string(b), line+"\n")
+		})
+	}
+	must(t, h.Topology.Router.DelAddr(a.Interface, a.Address6))
+	hears(a.Name + " up>up ipv6 link")
+	must(t, h.Topology.Router.AddAddr(a.Interface, a.Address6))
+	hears(a.Name + " up>up ipv6 recovered")
 }
