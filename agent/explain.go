@@ -81,9 +81,16 @@ func (e *explainer) explain(r api.ExplainRequest) (api.Explanation, error) {
 	e.packet = nat.Packet{Source: r.From, Destination: r.To, SourcePort: r.FromPort, DestPort: r.ToPort, Protocol: r.Protocol, MAC: r.MAC, DSCP: r.DSCP, UID: r.UID,
 		ToRouter: e.own(r.To)}
 	var err error
-	if !r.From.IsValid() || e.own(r.From) {
+	switch own := !r.From.IsValid() || e.own(r.From); {
+	case own && r.Interface != "":
+		err = unexplained("the router itself sends it: it comes in by no interface; leave out --interface")
+	case own && r.MAC != [6]byte{}:
+		err = unexplained("the router itself sends it: it has no sender's hardware address; leave out --mac")
+	case !own && r.UID != 0:
+		err = unexplained("only what the router itself sends has a user: leave out --uid, or write \"local\" instead of %s", r.From)
+	case own:
 		err = e.sent()
-	} else {
+	default:
 		err = e.received()
 	}
 	if err == nil && e.walk != nil {

@@ -139,6 +139,26 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestExplainContradictions: what cannot be true of a packet is said, not passed
+// over.
+func TestExplainContradictions(t *testing.T) {
+	e := newExplainer(t)
+	for _, c := range []struct{ from, iface, mac, uid, want string }{
+		{"local", "eth0", "", "", "leave out --interface"},
+		{"192.168.0.1", "eth0", "", "", "leave out --interface"},
+		{"local", "", "02:00:00:00:00:07", "", "leave out --mac"},
+		{"192.168.0.5", "", "", "1000", `leave out --uid, or write "local" instead of 192.168.0.5`},
+	} {
+		r, err := api.ParseExplain(c.from, "9.9.9.9:80", "", c.iface, c.mac, "", c.uid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.explain(r); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want %q", c, err, c.want)
+		}
+	}
+}
+
 // TestExplainSticky: a client whom the kernel remembers stays where it is.
 func TestExplainSticky(t *testing.T) {
 	for _, c := range []struct {
