@@ -84,7 +84,7 @@ package-check: ## makes all packages twice and compares them
 	@rm -rf dist/again
 	packaging/make dist
 	packaging/make dist/again >/dev/null
-	@cd dist && sha256sum multiroute[_-]* >SHA256SUMS && cd again && sha256sum --check ../SHA256SUMS
+	@cd dist/again && sha256sum multiroute[_-]* >../SHA256SUMS && cd .. && sha256sum --check SHA256SUMS
 	@rm -rf dist/again
 
 # Three minutes; the first time a minute more, for the Debian.
