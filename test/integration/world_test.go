@@ -628,32 +628,26 @@ func TestOneNIC(t *testing.T) {
 }
 
 // TestPointToPoint: a PPP-like uplink without gateway beside an Ethernet one.
-// Without the right to make a TUN it is an Ethernet through this process.
 func TestPointToPoint(t *testing.T) {
-	kind := lab.TUN
-	if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err != nil {
-		t.Log("no TUN, an Ethernet instead:", err)
-		kind = lab.Line
-	} else {
-		f.Close()
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("PPP takes a TUN:", err)
 	}
+	must(t, f.Close())
 	for _, gateway := range []string{"none", "auto"} {
 		t.Run("gateway "+gateway, func(t *testing.T) {
 			ctx := deadline(t, time.Minute)
-			h := newHouse(t, lab.NewRouter, lab.Options{Wires: map[int]lab.WireKind{2: kind}})
-			text := rig.Config(h.Topology, nil)
+			h := newHouse(t, lab.NewRouter, lab.Options{Wires: map[int]lab.WireKind{2: lab.TUN}})
 			ethernet, u := h.Uplinks[0], h.Uplinks[1]
-			if kind == lab.TUN {
-				text = rig.LinksOnly + fmt.Sprintf("[router]\nlan = [%q]\n[uplink.dsl]\ninterface = %q\ngateway = %q\ngateway6 = %q\n[uplink.ppp]\ninterface = %q\ngateway = %q\ngateway6 = %q\n",
-					h.LAN, ethernet.Interface, ethernet.Gateway, ethernet.Gateway6, u.Interface, gateway, gateway)
-				u.Name = "ppp"
-			}
+			text := rig.LinksOnly + fmt.Sprintf("[router]\nlan = [%q]\n[uplink.dsl]\ninterface = %q\ngateway = %q\ngateway6 = %q\n[uplink.ppp]\ninterface = %q\ngateway = %q\ngateway6 = %q\n",
+				h.LAN, ethernet.Interface, ethernet.Gateway, ethernet.Gateway6, u.Interface, gateway, gateway)
+			u.Name = "ppp"
 			h.start(ctx, text)
 			h.follow(ctx, "start", func() error { return nil }, h.Uplinks, h.Uplinks)
 			h.spread(ctx, "start", h.Uplinks, h.Uplinks)
 			b := h.bystanders(ctx, ethernet)
 			h.happens(ctx, u, event{name: "hung up", gone: u.Unplug, back: u.Plug})
-			if kind == lab.TUN && gateway == "auto" {
+			if gateway == "auto" {
 				// pppd writes a default route: nothing changes.
 				h.follow(ctx, "default route", func() error {
 					return errors.Join(h.Topology.Router.AddRoute(lab.Route{Interface: u.Interface}),

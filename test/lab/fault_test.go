@@ -129,8 +129,8 @@ func TestWires(t *testing.T) {
 	if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err == nil {
 		f.Close()
 		wires[2] = TUN
-	} else if !errors.Is(err, os.ErrPermission) && !errors.Is(err, os.ErrNotExist) {
-		t.Error(err)
+	} else {
+		t.Run("TUN", func(t *testing.T) { t.Skip(err) })
 	}
 	lab := plain(t, NewRouter, Options{Uplinks: 3, Wires: wires})
 	for _, u := range lab.Uplinks[:2] {
