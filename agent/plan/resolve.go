@@ -75,8 +75,12 @@ func (m *maker) twins() {
 				through = "gateway " + key.Gateway.String()
 			}
 			*leg = Leg{Wanted: leg.Wanted, Reason: fmt.Sprintf("uplink %s has %s on %s too: they are one for %s", owner, through, u.Interface, f.Name())}
-			if f == routes.IPv4 && m.out(u.Name) == "" {
-				m.warn("uplink %s: %s; give one of them another gateway", u.Name, leg.Reason)
+			remedy := "give one of them another gateway"
+			if f == routes.IPv6 {
+				remedy = "give one of them another gateway6, or write gateway6 = \"off\""
+			}
+			if m.out(u.Name) == "" {
+				m.warn("uplink %s: %s; %s", u.Name, leg.Reason, remedy)
 			}
 		}
 	}
