@@ -34,6 +34,12 @@ func (l List) Names() []string {
 	return slices.DeleteFunc(slices.Clone(l.Domains), func(d string) bool { return strings.HasPrefix(d, "*.") })
 }
 
+// contains reports whether name is one of the list's, as it is written.
+func (l List) contains(name string) bool {
+	_, ok := slices.BinarySearch(l.Domains, name)
+	return ok
+}
+
 // The sets of addresses of a list, in the names of package nat, which has one
 // for each family.
 const prefix = "domain-"

@@ -163,33 +163,32 @@ func (x *running) update(now time.Time) {
 // take takes the end of a question.
 func (x *running) take(f found, now time.Time) {
 	x.asking--
-	var holds []Hold
 	if f.err != nil {
 		x.Log.Debug("a name of a rule could not be resolved", "name", f.q.Name, "family", f.q.Family, "err", f.err)
-		holds = x.sched.Failed(f.q, now, x.Rand())
-	} else {
-		x.Log.Debug("resolved a name of a rule", "name", f.q.Name, "addresses", f.addrs, "ttl", f.ttl)
-		holds = x.sched.Answered(f.q, f.addrs, f.ttl, now, x.Rand())
+		x.sched.Failed(f.q, now, x.Rand())
+		return
 	}
-	x.write(holds, now)
+	x.Log.Debug("resolved a name of a rule", "name", f.q.Name, "addresses", f.addrs, "ttl", f.ttl)
+	x.write(x.sched.Answered(f.q, f.addrs, f.ttl, now, x.Rand()), now)
 }
 
-// write puts addresses into the sets of the lists that have their names.
+// write puts addresses into the sets of the lists that have their names, for as
+// long as one of these has them.
 func (x *running) write(holds []Hold, now time.Time) {
 	var elements []Element
-	at := map[Element]int{}
+	done := map[Element]bool{}
 	for _, h := range holds {
 		for _, l := range x.wanted.Lists {
-			if !slices.Contains(l.Domains, h.Name) {
+			if !l.contains(h.Name) {
 				continue
 			}
-			key := Element{Set: l.Asked(), Addr: h.Addr}
-			i, ok := at[key]
-			if !ok {
-				i, at[key] = len(elements), len(elements)
-				elements = append(elements, key)
+			e := Element{Set: l.Asked(), Addr: h.Addr}
+			if done[e] {
+				continue
 			}
-			elements[i].Timeout = max(elements[i].Timeout, h.Until.Sub(now))
+			done[e] = true
+			e.Timeout = max(x.sched.Until(h.Addr, l).Sub(now), 0)
+			elements = append(elements, e)
 		}
 	}
 	if len(elements) == 0 {

@@ -3,6 +3,7 @@ package domains
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -149,6 +150,55 @@ func TestResolverLife(t *testing.T) {
 		after(time.Second)
 		if !w.has(a, two) {
 			t.Error("with new servers, it is not asked at once")
+		}
+	})
+}
+
+// TestResolverMany: of names too many to be asked for in time, no address is lost
+// that is answered.
+func TestResolverMany(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world, r *Resolver) {
+		var names []string
+		w.set(func() {
+			w.ttl = 2 * time.Second
+			for i := range 1500 {
+				name := fmt.Sprintf("n%d.org", i)
+				names = append(names, name)
+				w.answers[name] = []netip.Addr{netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})}
+			}
+		})
+		l := NewList(names)
+		r.Update(Wanted{Lists: []List{l}}, false)
+		after(3000/perSecond*time.Second + 10*time.Second)
+		for range 60 {
+			after(3 * time.Second)
+			for _, name := range names {
+				if !w.has(l, w.answers[name][0]) {
+					t.Fatalf("the address of %s was lost", name)
+				}
+			}
+		}
+		w.set(func() { w.answers[names[0]] = []netip.Addr{one} })
+		after(3000 / perSecond * time.Second)
+		if w.has(l, netip.AddrFrom4([4]byte{198, 18})) || !w.has(l, one) {
+			t.Error("what is not answered any more is there")
+		}
+	})
+}
+
+// TestResolverShared: an address that two names have stays as long as one has it.
+func TestResolverShared(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world, r *Resolver) {
+		w.set(func() { w.answers["b.org"] = []netip.Addr{one}; w.ttl = time.Second })
+		both, b := NewList([]string{"a.org", "b.org"}), NewList([]string{"b.org"})
+		r.Update(Wanted{Lists: []List{both, b}}, false)
+		after(time.Second)
+		w.set(func() { w.answers["b.org"] = []netip.Addr{two} })
+		after(10 * time.Second)
+		if !w.has(both, one) || !w.has(both, two) || w.has(b, one) || !w.has(b, two) {
+			t.Errorf("in the sets: %v", w.sets)
 		}
 	})
 }

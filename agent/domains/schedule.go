@@ -2,6 +2,7 @@ package domains
 
 import (
 	"cmp"
+	"container/heap"
 	"net/netip"
 	"slices"
 	"time"
@@ -26,11 +27,14 @@ const (
 	// failMin and failMax bound the wait after a failure; it doubles.
 	failMin = time.Second
 	failMax = time.Minute
-	// stale is how long addresses are kept on while nobody answers: the servers
-	// are out of reach then, not the sites.
+	// stale is how long addresses stay after their name should have been asked
+	// again: there is much to ask, or the servers are out of reach and not the
+	// sites.
 	stale = time.Hour
 	// maxAddrs bounds the addresses of a name that are kept.
 	maxAddrs = 256
+	// maxHeld bounds those of all names together.
+	maxHeld = 1 << 18
 )
 
 // Question is a name in one family.
@@ -54,31 +58,82 @@ type Hold struct {
 // answered. It is a value to be used by one goroutine; time and randomness (0
 // to below 1) are passed in.
 type Schedule struct {
-	asks map[Question]*ask
+	asks    map[Question]*ask
+	queue   queue                 // of all that are not in flight
+	holders map[netip.Addr][]*ask // who holds an address
+	held    int                   // how many addresses they all hold
 }
 
 type ask struct {
+	q       Question
 	next    time.Time
 	asking  bool
 	wait    time.Duration // after the next failure
-	heard   time.Time     // when the last answer came
+	current []netip.Addr  // of the last answer
+	valid   time.Time     // until when that says that they are
 	addrs   map[netip.Addr]time.Time
-	current []netip.Addr // of the last answer
+}
+
+// queue is a heap: the first is who is to be asked for next.
+type queue []*ask
+
+func (q queue) Len() int { return len(q) }
+func (q queue) Less(i, j int) bool {
+	return cmp.Or(q[i].next.Compare(q[j].next), compare(q[i].q, q[j].q)) < 0
+}
+func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *queue) Push(x any)   { *q = append(*q, x.(*ask)) }
+func (q *queue) Pop() any {
+	last := (*q)[len(*q)-1]
+	*q = (*q)[:len(*q)-1]
+	return last
 }
 
 // Want makes names, in both families, the ones to be asked for. New ones are
 // due at once.
 func (s *Schedule) Want(names []string, now time.Time) {
 	old := s.asks
-	s.asks = map[Question]*ask{}
+	*s = Schedule{asks: map[Question]*ask{}, holders: map[netip.Addr][]*ask{}}
 	for _, name := range names {
 		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
 			q := Question{name, f}
-			if s.asks[q] = old[q]; s.asks[q] == nil {
-				s.asks[q] = &ask{next: now, addrs: map[netip.Addr]time.Time{}}
+			if s.asks[q] != nil {
+				continue
 			}
+			a := old[q]
+			if a == nil {
+				a = &ask{q: q, next: now, addrs: map[netip.Addr]time.Time{}}
+			}
+			s.asks[q] = a
+			for addr := range a.addrs {
+				s.holders[addr] = append(s.holders[addr], a)
+			}
+			s.held += len(a.addrs)
 		}
 	}
+	s.order()
+}
+
+// order makes the queue anew.
+func (s *Schedule) order() {
+	s.queue = s.queue[:0]
+	for _, a := range s.asks {
+		if !a.asking {
+			s.queue = append(s.queue, a)
+		}
+	}
+	heap.Init(&s.queue)
+}
+
+// again has a question asked at next.
+func (s *Schedule) again(a *ask, next time.Time) {
+	a.next = next
+	if !a.asking { // a name that was not wanted for a while, and asked for twice
+		heap.Init(&s.queue)
+		return
+	}
+	a.asking = false
+	heap.Push(&s.queue, a)
 }
 
 // Hurry makes names due whose last question failed: other servers may answer.
@@ -88,97 +143,131 @@ func (s *Schedule) Hurry(now time.Time) {
 			a.next, a.wait = now, 0
 		}
 	}
+	s.order()
 }
 
 // Due returns at most n questions that are due, those that have waited longest
 // first. They are in flight until Answered or Failed.
 func (s *Schedule) Due(now time.Time, n int) []Question {
 	var due []Question
-	for q, a := range s.asks {
-		if !a.asking && !a.next.After(now) {
-			due = append(due, q)
-		}
-	}
-	slices.SortFunc(due, func(a, b Question) int {
-		return cmp.Or(s.asks[a].next.Compare(s.asks[b].next), compare(a, b))
-	})
-	due = due[:min(len(due), max(n, 0))]
-	for _, q := range due {
-		s.asks[q].asking = true
+	for len(due) < n && len(s.queue) > 0 && !s.queue[0].next.After(now) {
+		a := heap.Pop(&s.queue).(*ask)
+		a.asking = true
+		due = append(due, a.q)
 	}
 	return due
 }
 
 // Next returns when the next question is due; zero: none is.
 func (s *Schedule) Next() time.Time {
-	var next time.Time
-	for _, a := range s.asks {
-		if !a.asking && (next.IsZero() || a.next.Before(next)) {
-			next = a.next
-		}
+	if len(s.queue) == 0 {
+		return time.Time{}
 	}
-	return next
+	return s.queue[0].next
 }
 
-// Answered takes an answer, and returns what is to be held because of it.
+// Answered takes an answer, and returns what is held otherwise because of it.
+// What is not in it any more goes when the answer before is not valid any more,
+// however late this one is.
 func (s *Schedule) Answered(q Question, addrs []netip.Addr, ttl time.Duration, now time.Time, random float64) []Hold {
 	a := s.asks[q]
 	if a == nil {
 		return nil // not wanted any more
 	}
-	a.asking, a.wait, a.heard = false, 0, now
-	a.current = addrs[:min(len(addrs), maxAddrs)]
+	a.wait = 0
 	if len(addrs) == 0 {
 		if ttl <= 0 || ttl > absent {
 			ttl = absent
 		}
-		a.next = now.Add(max(ttl, minTTL))
-		return nil
+		s.again(a, now.Add(max(ttl, minTTL)))
+	} else {
+		ask := min(max(ttl, minTTL), maxTTL)
+		s.again(a, now.Add(time.Duration(float64(ask)*(0.75+random/8))))
 	}
-	ask := min(max(ttl, minTTL), maxTTL)
-	a.next = now.Add(time.Duration(float64(ask) * (0.75 + random/8)))
-	return a.hold(q, now.Add(min(holdFor(ttl), maxHold)), now)
+	for addr, t := range a.addrs {
+		if !t.After(now) {
+			s.drop(a, addr)
+		}
+	}
+	last, valid := a.current, a.valid
+	a.current, a.valid = addrs[:min(len(addrs), maxAddrs)], now.Add(min(holdFor(ttl), maxHold))
+	var holds []Hold
+	for _, addr := range last {
+		if _, ok := a.addrs[addr]; !ok || slices.Contains(a.current, addr) {
+			continue
+		}
+		if valid.After(now) {
+			a.addrs[addr] = valid
+			holds = append(holds, Hold{q.Name, addr, valid})
+		} else {
+			s.drop(a, addr)
+			holds = append(holds, Hold{q.Name, addr, now})
+		}
+	}
+	until := a.next.Add(stale)
+	if a.valid.After(until) {
+		until = a.valid
+	}
+	for _, addr := range a.current {
+		if s.take(a, addr, until) {
+			holds = append(holds, Hold{q.Name, addr, until})
+		}
+	}
+	return holds
 }
 
-// holdFor is how long an address stays.
+// holdFor is how long an answer is good for.
 func holdFor(ttl time.Duration) time.Duration {
 	ttl = max(ttl, minTTL)
 	return ttl + ttl/8 + slack
 }
 
-// Failed takes a question without an answer, and returns what is to be held all
-// the same.
-func (s *Schedule) Failed(q Question, now time.Time, random float64) []Hold {
+// Failed takes a question without an answer.
+func (s *Schedule) Failed(q Question, now time.Time, random float64) {
 	a := s.asks[q]
 	if a == nil {
-		return nil
+		return
 	}
 	a.wait = min(max(failMin, 2*a.wait), failMax)
-	a.asking, a.next = false, now.Add(time.Duration(float64(a.wait)*(0.75+random/4)))
-	if len(a.current) == 0 || now.Sub(a.heard) > stale {
-		return nil
-	}
-	return a.hold(q, now.Add(holdFor(a.wait+failMax/2)), now)
+	s.again(a, now.Add(time.Duration(float64(a.wait)*(0.75+random/4))))
 }
 
-// hold notes until when the newest addresses are held.
-func (a *ask) hold(q Question, until, now time.Time) []Hold {
-	for addr, t := range a.addrs {
-		if !t.After(now) {
-			delete(a.addrs, addr)
+// take notes until when an address is held, if there is room for it.
+func (s *Schedule) take(a *ask, addr netip.Addr, until time.Time) bool {
+	if _, ok := a.addrs[addr]; !ok {
+		if len(a.addrs) >= maxAddrs || s.held >= maxHeld {
+			return false
+		}
+		s.held++
+		s.holders[addr] = append(s.holders[addr], a)
+	}
+	a.addrs[addr] = until
+	return true
+}
+
+func (s *Schedule) drop(a *ask, addr netip.Addr) {
+	delete(a.addrs, addr)
+	s.held--
+	all := s.holders[addr]
+	if len(all) == 1 {
+		delete(s.holders, addr)
+		return
+	}
+	i := slices.Index(all, a)
+	all[i] = all[len(all)-1]
+	s.holders[addr] = all[:len(all)-1]
+}
+
+// Until returns until when the names of a list hold an address; zero: they do
+// not.
+func (s *Schedule) Until(addr netip.Addr, l List) time.Time {
+	var until time.Time
+	for _, a := range s.holders[addr] {
+		if t := a.addrs[addr]; t.After(until) && l.contains(a.q.Name) {
+			until = t
 		}
 	}
-	var holds []Hold
-	for _, addr := range a.current {
-		if _, ok := a.addrs[addr]; !ok && len(a.addrs) >= maxAddrs {
-			continue
-		}
-		if until.After(a.addrs[addr]) {
-			a.addrs[addr] = until
-			holds = append(holds, Hold{q.Name, addr, until})
-		}
-	}
-	return holds
+	return until
 }
 
 // Held returns all that is held now, for sets that are new or were emptied.
