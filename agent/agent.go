@@ -268,6 +268,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	d.kept, d.confirmedFile, d.boot = kept, keptAt, bootID()
 	d.predecessors = kept.others(from)
+	d.retell(cfg)
 	if err := d.start(cfg); err != nil {
 		return err
 	}
@@ -303,7 +304,9 @@ func Run(ctx context.Context, o Options) error {
 	tasks.Go(func() error { d.errands.run(worker); return nil })
 	tasks.Go(func() error { return d.hooks.Run(ctx) })
 	tasks.Go(func() error { return d.loop(ctx) })
-	if err := tasks.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+	err = tasks.Wait()
+	d.remember() // what hooks were told since, and what not
+	if err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	o.Log.Info("stopped; the data plane goes on without the agent")
@@ -448,6 +451,9 @@ func (d *daemon) loop(ctx context.Context) error {
 			continue
 		case <-d.dirty:
 			arm(last.Add(gap))
+			continue
+		case <-d.hooks.Told():
+			d.remember()
 			continue
 		case err := <-results:
 			if err = d.finished(err); err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"multiroute/agent/api"
+	"multiroute/agent/config"
 	"multiroute/agent/hooks"
 	"multiroute/agent/plan"
 )
@@ -36,12 +37,41 @@ func (d *daemon) announce(now time.Time) {
 			done = append(done, "routed_after", after(e.Routed))
 		}
 		d.Log.Info("uplink change done", append(done, "done_after", after(now))...)
-		if e.From == "" {
-			e.From = api.State(d.inherited[e.Uplink].State)
+		if j, ok := d.job(e); ok {
+			d.hooks.Add(j)
 		}
-		if i := slices.IndexFunc(d.plan.Uplinks, func(u plan.Uplink) bool { return u.Name == e.Uplink }); i >= 0 && (e.From != e.To || e.Family != "") {
-			d.hooks.Add(hooks.Job{Uplink: e.Uplink, Programs: d.cfg.Hooks.OnChange, Limit: d.cfg.Hooks.Timeout, Env: environment(e, d.plan.Uplinks[i])})
+	}
+}
+
+// job is what hooks do about an event, if they do anything.
+func (d *daemon) job(e api.Event) (hooks.Job, bool) {
+	if e.From == "" {
+		e.From = api.State(d.inherited[e.Uplink].State)
+	}
+	i := slices.IndexFunc(d.plan.Uplinks, func(u plan.Uplink) bool { return u.Name == e.Uplink })
+	if i < 0 || len(d.cfg.Hooks.OnChange) == 0 || e.From == e.To && e.Family == "" {
+		return hooks.Job{}, false
+	}
+	return hooks.Job{Uplink: e.Uplink, Programs: d.cfg.Hooks.OnChange, Limit: d.cfg.Hooks.Timeout, Env: environment(e, d.plan.Uplinks[i])}, true
+}
+
+// untold is what hooks have not heard yet of what has happened.
+func (d *daemon) untold() []hooks.Job {
+	all := d.hooks.Pending()
+	for _, e := range d.events.since(d.announced) {
+		if j, ok := d.job(e); ok {
+			all = append(all, j)
 		}
+	}
+	return all
+}
+
+// retell has hooks hear what a predecessor did not come to tell them.
+func (d *daemon) retell(cfg *config.Config) {
+	for _, j := range d.remembered.Hooks {
+		j.Programs = slices.DeleteFunc(slices.Clone(j.Programs), func(p string) bool { return !slices.Contains(cfg.Hooks.OnChange, p) })
+		j.Limit = cfg.Hooks.Timeout
+		d.hooks.Add(j)
 	}
 }
 

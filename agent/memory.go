@@ -8,18 +8,21 @@ import (
 
 	"multiroute/agent/config"
 	"multiroute/agent/health"
+	"multiroute/agent/hooks"
 	"multiroute/agent/keep"
 	"multiroute/agent/plan"
 )
 
 // memory is what the next agent should know: which uplinks are dead, so that
 // it does not put connections on them before its own probes have found out,
-// which were taken out by hand, since when they all are what they are, and their
-// ids, should our table be gone that has them in it.
+// which were taken out by hand, since when they all are what they are, what hooks
+// have not heard of that, and everybody's ids, should our table be gone that has
+// them in it.
 type memory struct {
 	Legs     map[health.Leg]health.Memory `json:"legs"`
 	Disabled map[string]time.Time         `json:"disabled"`
 	Uplinks  map[string]lasting           `json:"uplinks"`
+	Hooks    []hooks.Job                  `json:"hooks"`
 	IDs      plan.IDs                     `json:"ids"`
 }
 
@@ -53,7 +56,7 @@ func (m memory) since(name string, s plan.State, now time.Time) time.Time {
 
 // remember leaves it for the next one, if it has changed.
 func (d *daemon) remember() {
-	m := memory{Legs: d.monitor.Memories(), Disabled: maps.Clone(d.disabled), Uplinks: map[string]lasting{}, IDs: d.ids}
+	m := memory{Legs: d.monitor.Memories(), Disabled: maps.Clone(d.disabled), Uplinks: map[string]lasting{}, Hooks: d.untold(), IDs: d.ids}
 	for name, s := range d.states {
 		m.Uplinks[name] = lasting{s.state, s.since.Round(0)}
 	}
@@ -61,7 +64,7 @@ func (d *daemon) remember() {
 		return
 	}
 	if err := keep.Save(d.memoryFile, m); err != nil {
-		d.Log.Warn("a restart would forget which uplinks are dead", "err", err)
+		d.Log.Warn("a restart would forget which uplinks are dead, and what hooks were not told", "err", err)
 	}
 	d.remembered = m // also if that failed: said once
 }

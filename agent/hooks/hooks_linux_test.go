@@ -3,6 +3,7 @@ package hooks
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -85,7 +86,7 @@ func TestInOrder(t *testing.T) {
 	second := o.program("second", `command -v ls > path; echo "2 $STATE" >> told`)
 	want := ""
 	for i := range 5 {
-		o.Add(Job{"dsl", []string{first, second}, time.Minute, []string{"UPLINK=dsl", fmt.Sprintf("STATE=%d", i)}})
+		o.Add(Job{Uplink: "dsl", Programs: []string{first, second}, Limit: time.Minute, Env: []string{"UPLINK=dsl", fmt.Sprintf("STATE=%d", i)}})
 		want += fmt.Sprintf("1 dsl %d \nno input\n2 %d\n", i, i)
 	}
 	o.until("all are told", func() bool { return len(o.read("told")) >= len(want) })
@@ -104,8 +105,8 @@ func TestHangs(t *testing.T) {
 	o := newOffice(t)
 	hangs := o.program("hangs", `sleep 1000 & echo $! > child; echo begun; trap "" TERM; while :; do sleep 1000; done`)
 	fine := o.program("fine", `echo $UPLINK >> told`)
-	o.Add(Job{"dsl", []string{hangs, fine}, 2 * time.Second, []string{"UPLINK=dsl"}})
-	o.Add(Job{"lte", []string{fine}, time.Minute, []string{"UPLINK=lte"}})
+	o.Add(Job{Uplink: "dsl", Programs: []string{hangs, fine}, Limit: 2 * time.Second, Env: []string{"UPLINK=dsl"}})
+	o.Add(Job{Uplink: "lte", Programs: []string{fine}, Limit: time.Minute, Env: []string{"UPLINK=lte"}})
 	o.until("the other uplink's", func() bool { return o.read("told") == "lte\n" })
 	o.until("the one behind it", func() bool { return o.read("told") == "lte\ndsl\n" })
 	o.until("the child is gone", func() bool {
@@ -121,13 +122,13 @@ func TestHangs(t *testing.T) {
 func TestFails(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
-	o.Add(Job{"dsl", []string{
+	o.Add(Job{Uplink: "dsl", Programs: []string{
 		o.program("wrong", `echo on its way; echo no luck >&2; exit 3`),
 		filepath.Join(o.folder, "missing"),
 		o.program("chatty", `yes | head -c 10000000`),
 		o.program("background", `sleep 1000 & echo parent`),
 		o.program("last", `echo done > told`),
-	}, time.Minute, nil})
+	}, Limit: time.Minute})
 	o.until("all have run", func() bool { return o.read("told") != "" })
 	for _, text := range []string{"exit status 3", "no luck", "missing: no such file", `y ..."`, "parent"} {
 		if !strings.Contains(o.log.String(), text) {
@@ -146,7 +147,7 @@ func TestTooMany(t *testing.T) {
 	o := newOffice(t)
 	slow := o.program("slow", `test -e go || { : > started; while ! test -e go; do sleep 0.01; done; }; echo $STATE >> told`)
 	job := func(state int) Job {
-		return Job{"dsl", []string{slow}, time.Minute, []string{fmt.Sprint("STATE=", state)}}
+		return Job{Uplink: "dsl", Programs: []string{slow}, Limit: time.Minute, Env: []string{fmt.Sprint("STATE=", state)}}
 	}
 	o.Add(job(0))
 	o.until("the first runs", func() bool { _, err := os.Stat(filepath.Join(o.folder, "started")); return err == nil })
@@ -167,10 +168,66 @@ func TestTooMany(t *testing.T) {
 func TestEnd(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
-	o.Add(Job{"dsl", []string{o.program("hangs", `echo $$ > pid; sleep 1000`)}, time.Hour, nil})
+	o.Add(Job{Uplink: "dsl", Programs: []string{o.program("hangs", `echo $$ > pid; sleep 1000`)}, Limit: time.Hour})
 	o.until("it runs", func() bool { return strings.HasSuffix(o.read("pid"), "\n") })
 	o.stop()
 	if _, err := os.Stat("/proc/" + strings.TrimSpace(o.read("pid")) + "/fd/0"); err == nil {
 		t.Error("it still runs")
+	}
+}
+
+// What programs have not heard when a Runner ends, the next one tells: from the
+// program on that was interrupted, which is not begun a third time.
+func TestPending(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	first := o.program("first", `echo first $STATE >> told`)
+	stuck := o.program("stuck", `echo stuck $STATE >> told; test -e go || sleep 1000`)
+	last := o.program("last", `echo last $STATE >> told`)
+	told := "first 1\nstuck 1\n"
+	o.Add(Job{Uplink: "dsl", Programs: []string{first, stuck, last}, Limit: time.Hour, Env: []string{"STATE=1"}})
+	o.Add(Job{Uplink: "dsl", Programs: []string{first}, Limit: time.Hour, Env: []string{"STATE=2"}})
+	o.until("it is stuck", func() bool { return o.read("told") == told })
+	<-o.Told()
+	o.stop()
+
+	for _, again := range []bool{true, false} {
+		left := o.Pending()
+		if len(left) != 2 || left[0].Again != again || left[1].Again {
+			t.Fatalf("left to tell: %+v", left)
+		}
+		next := newOffice(t)
+		next.folder = o.folder
+		for _, j := range left {
+			next.Add(j)
+		}
+		if again {
+			told += "stuck 1\n"
+			next.until("it is stuck again", func() bool { return o.read("told") == told })
+		} else {
+			told += "last 1\nfirst 2\n"
+			next.until("the rest is told", func() bool { return len(next.Pending()) == 0 })
+		}
+		next.stop()
+		o = next
+	}
+	if got := o.read("told"); got != told {
+		t.Errorf("told:\n%swant:\n%s", got, told)
+	}
+}
+
+// Who ends the agent may end its programs at the same time, and first: they have
+// not heard.
+func TestEndedTogether(t *testing.T) {
+	t.Parallel()
+	r := New(slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(context.Background())
+	r.exec = func(context.Context, string, []string) (string, error) {
+		time.AfterFunc(settle/10, cancel)
+		return "", errors.New("signal: terminated")
+	}
+	r.Add(Job{Uplink: "dsl", Programs: []string{"/hook"}, Limit: time.Minute})
+	if err := r.Run(ctx); err != nil || len(r.Pending()) != 1 {
+		t.Errorf("%v, %+v", err, r.Pending())
 	}
 }

@@ -64,6 +64,10 @@ func TestHooks(t *testing.T) {
 		t.Error("the log lacks the changes, or the hook that hangs")
 	}
 
+	h.until(time.Second, "it is known that they are told", func() bool {
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(h.Socket()), "health.json"))
+		return err == nil && !strings.Contains(string(b), tell)
+	})
 	if err := h.End(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -73,6 +77,38 @@ func TestHooks(t *testing.T) {
 	h.until(5*time.Second, "the next change", func() bool { return len(lines()) > 6 })
 	if next := lines()[6]; !strings.HasPrefix(next, a.Name+" up>down link") || len(lines()) != 7 {
 		t.Errorf("after a restart: %q", lines()[6:])
+	}
+}
+
+// TestHooksOverRestart: an agent that ends right after a failover, with a hook at
+// work and another behind it, leaves both to the next one.
+func TestHooksOverRestart(t *testing.T) {
+	t.Parallel()
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	path := func(name string) string { return filepath.Join(h.Folder, name) }
+	script := func(name, text string) string {
+		must(t, os.WriteFile(path(name), []byte("#!/bin/sh\ncd "+h.Folder+"\n"+text+"\n"), 0o700))
+		return path(name)
+	}
+	read := func(name string) string { b, _ := os.ReadFile(path(name)); return string(b) }
+	slow := script("slow", `[ $STATE = up ] || { : > begun; [ -e go ] || sleep 1000; echo $PREVIOUS $STATE >> slow-told; }`)
+	quick := script("quick", `[ $STATE = up ] || echo $PREVIOUS $STATE >> quick-told`)
+	h.start(ctx, rig.Config(h.Topology, nil)+fmt.Sprintf("\n[hooks]\non_change = [%q, %q]\nhook_timeout = \"1m\"\n", slow, quick))
+	must(t, h.Uplinks[0].Carrier(false))
+	h.until(10*time.Second, "the hook is at work", func() bool { _, err := os.Stat(path("begun")); return err == nil })
+	must(t, h.End(syscall.SIGTERM))
+	if read("slow-told")+read("quick-told") != "" {
+		t.Error("told although the agent ended before")
+	}
+	must(t, os.WriteFile(path("go"), nil, 0o600))
+	for range 2 { // the third has nothing to tell
+		must(t, h.Run(ctx))
+		h.until(10*time.Second, "both have heard", func() bool { return read("slow-told") == "up down\n" && read("quick-told") == "up down\n" })
+		must(t, h.End(syscall.SIGTERM))
+	}
+	if got := read("slow-told") + read("quick-told"); got != "up down\nup down\n" {
+		t.Errorf("told twice: %q", got)
 	}
 }
 
