@@ -552,8 +552,12 @@ func (d *daemon) load(onTrial time.Duration) (api.ReloadResult, error) {
 		result.Warnings = append(result.Warnings, apiWaits)
 	}
 	now, keptBefore := time.Now(), d.kept
+	if onTrial != 0 && d.isConfirmed(files, cfg) {
+		onTrial = 0 // what would come back is the same
+	}
 	if onTrial != 0 {
 		if err := d.beginTrial(files, onTrial, now); err != nil {
+			d.loadErr = err
 			return api.ReloadResult{}, err
 		}
 	}

@@ -71,12 +71,6 @@ func (c confirmed) others(files config.Written) []*config.Config {
 	return others
 }
 
-// The shortest and the longest trial.
-const (
-	minTrial = time.Second
-	maxTrial = 24 * time.Hour
-)
-
 // confirmedFile is where it is kept: in the folder that the service manager
 // gives to the agent for what outlives a reboot, else in /var/lib/multiroute, or
 // beside a control socket that is in a place of its own.
@@ -159,11 +153,17 @@ func (d *daemon) saveConfirmed() error {
 	return keep.Save(d.confirmedFile, d.kept)
 }
 
+// isConfirmed reports whether the files, which say cfg, mean what is confirmed.
+func (d *daemon) isConfirmed(files config.Written, cfg *config.Config) bool {
+	if d.kept.Config.Equal(files) {
+		return true
+	}
+	kept, err := d.kept.Config.Parse()
+	return err == nil && equal(kept, cfg)
+}
+
 // beginTrial writes down that the files are on trial, before they are in force.
 func (d *daemon) beginTrial(files config.Written, length time.Duration, now time.Time) error {
-	if length < minTrial || length > maxTrial {
-		return fmt.Errorf("%w: a configuration can be on trial for 1s to 24h, not for %s", api.ErrConfig, length)
-	}
 	before := d.kept
 	d.kept.Trial = &trial{Config: files, Until: now.Round(0).Add(length), Length: length, Boot: d.boot}
 	if err := d.saveConfirmed(); err != nil {

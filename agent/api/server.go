@@ -172,11 +172,26 @@ func reloadQuery(query url.Values) (onTrial time.Duration, err error) {
 		if key != "confirm" || len(values) != 1 {
 			return 0, fmt.Errorf("unknown or repeated parameter %q: known is confirm", key)
 		}
-		if onTrial, err = time.ParseDuration(values[0]); err != nil || onTrial <= 0 {
-			return 0, fmt.Errorf(`confirm is %q: write a time above 0 with its unit, such as "60s"`, values[0])
+		if onTrial, err = ParseTrial(values[0]); err != nil {
+			return 0, fmt.Errorf("confirm is %q: %w", values[0], err)
 		}
 	}
 	return onTrial, nil
+}
+
+// The shortest and the longest trial of a configuration.
+const (
+	minTrial = time.Second
+	maxTrial = 24 * time.Hour
+)
+
+// ParseTrial reads how long a configuration is to be on trial, as people write it.
+func ParseTrial(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < minTrial || d > maxTrial {
+		return 0, errors.New(`write a time from 1s to 24h with its unit, such as "60s"`)
+	}
+	return d, nil
 }
 
 // The paths of the API.

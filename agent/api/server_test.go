@@ -205,6 +205,12 @@ func TestClientAndServer(t *testing.T) {
 	if trial, err := c.Reload(ctx, 90*time.Second); err != nil || trial.ConfirmBy == nil || trial.ConfirmBy.Unix() != 90 {
 		t.Errorf("on trial: %+v, %v", trial, err)
 	}
+	for _, length := range []time.Duration{-time.Second, time.Millisecond, 25 * time.Hour} {
+		var e *Error
+		if _, err := c.Reload(ctx, length); !errors.As(err, &e) || e.Code != http.StatusBadRequest {
+			t.Errorf("on trial for %s: %v", length, err)
+		}
+	}
 	if _, err := c.Confirm(ctx); !errors.Is(err, ErrNothing) || err.Error() != "nothing to do: no trial" {
 		t.Errorf("confirming nothing: %v", err)
 	}

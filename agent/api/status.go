@@ -226,7 +226,8 @@ type ReloadResult struct {
 	// Warnings are sentences about what is dubious in the configuration.
 	Warnings []string `json:"warnings"`
 
-	// ConfirmBy is as in ConfigStatus.
+	// ConfirmBy is as in ConfigStatus. It is nil, too, where a trial was asked for of what
+	// means the same as what is confirmed.
 	ConfirmBy *time.Time `json:"confirm_by"`
 }
 

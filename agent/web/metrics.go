@@ -76,7 +76,7 @@ func Metrics() []Metric {
 		{configGeneration, gauge, "Configurations put in force since the start.", nil},
 		{configSuccess, gauge, "Whether the newest attempt to load the configuration succeeded.", nil},
 		{configTime, gauge, "When the configuration in force was loaded.", nil},
-		{reloads, counter, "Reloads by result: applied, invalid (the configuration is wrong) or refused (by the kernel).", []string{"result"}},
+		{reloads, counter, "Reloads by result: applied, invalid (the configuration is wrong) or refused (by the kernel, or by a disk that takes no copy for a trial).", []string{"result"}},
 		{kernelWrites, counter, "What was written to the kernel: routes and rules, nftables transactions, sysctls.", []string{"part"}},
 		{repairs, counter, "How often something of ours was missing in the kernel and was put back.", nil},
 		{uplinkInfo, gauge, "Always 1; the labels tell what the uplink is.", []string{"uplink", "interface", "id"}},

@@ -64,7 +64,7 @@ type Writes struct {
 type Reloads struct {
 	Applied uint64
 	Invalid uint64 // the configuration was wrong
-	Refused uint64 // the kernel did not take it
+	Refused uint64 // the kernel did not take it, or the disk no copy for a trial
 }
 
 // Histogram counts durations. Its zero value is empty, and a copy of it is a

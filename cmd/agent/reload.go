@@ -11,7 +11,7 @@ import (
 // reloadFlags adds the flags of agent reload.
 func reloadFlags(flags *flag.FlagSet, c *call) {
 	flags.Func("confirm", "the old configuration comes back after this time, unless \"agent confirm\" comes before", func(s string) (err error) {
-		c.time, err = positive(s)
+		c.time, err = api.ParseTrial(s)
 		return err
 	})
 }
@@ -58,6 +58,8 @@ func (c *call) loaded(result api.ReloadResult) error {
 	fmt.Fprintf(c.out, "configuration %d is in force\n", result.Generation)
 	if by := result.ConfirmBy; by != nil {
 		fmt.Fprintf(c.out, "the one before comes back at %s, unless you write \"agent confirm\"\n", by.Local().Format(time.TimeOnly))
+	} else if c.time != 0 {
+		fmt.Fprintln(c.out, "it is what was confirmed before, so it is not on trial")
 	}
 	return nil
 }

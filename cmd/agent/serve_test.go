@@ -30,9 +30,14 @@ func (*fakeAgent) Status(context.Context) (api.Status, error) {
 func (*fakeAgent) Confirm(context.Context) (api.ReloadResult, error) {
 	return api.ReloadResult{Generation: 2}, nil
 }
-func (*fakeAgent) Reload(_ context.Context, onTrial time.Duration) (api.ReloadResult, error) {
-	r := api.ReloadResult{Generation: 2}
-	if onTrial != 0 {
+
+// Reload implements api.Handler: 42 seconds are for what is confirmed already.
+func (a *fakeAgent) Reload(_ context.Context, onTrial time.Duration) (api.ReloadResult, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.calls = append(a.calls, fmt.Sprint("reload ", onTrial))
+	r := api.ReloadResult{Generation: 2, Changed: onTrial != 42*time.Second}
+	if onTrial != 0 && r.Changed {
 		until := time.Now().Add(onTrial)
 		r.ConfirmBy = &until
 	}
