@@ -131,6 +131,8 @@ type daemon struct {
 	fresh        bool // our table, or part of it, was not there, and connections of that time are not dealt with
 	applied      bool // plan and ruleset were once written or found in the kernel
 	ready        bool
+	refused      []routes.Op // all there was to do when the kernel refused some of it because of single uplinks; nil: it did not
+	served       bool        // there is nothing else to do than refused
 	states       map[string]uplinkState
 	rulesChange  time.Time    // when another set of rules is in force; zero: never
 	swept        []ownAddress // the router's addresses when connections were last looked through for others
@@ -339,7 +341,8 @@ func (d *daemon) changed() {
 	}
 }
 
-// start puts the configuration in force for the first time.
+// start puts the configuration in force for the first time. What the kernel
+// refuses because of single uplinks is left for the loop to try again.
 func (d *daemon) start(cfg *config.Config) error {
 	state, err := d.table.Read()
 	if err != nil {
@@ -361,9 +364,11 @@ func (d *daemon) start(cfg *config.Config) error {
 	}
 	d.predecessors = nil
 	d.Log.Info("starting", "version", d.Version, "config", d.Config, "uplinks", len(cfg.Uplinks))
-	if err := d.pass(time.Now()); err != nil {
+	err = d.pass(time.Now())
+	if err != nil && !routes.Refused(err) {
 		return fmt.Errorf("putting the configuration into the kernel: %w", err)
 	}
+	d.report(err)
 	return nil
 }
 

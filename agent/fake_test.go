@@ -43,7 +43,8 @@ type fake struct {
 	ended    []conntrack.Entry
 	failAt   int // fail the call with this number, counted from 1; 0: none
 	failWith func(call string) bool
-	forward  func() string // reads ip_forward
+	refuse   func(call string) bool // because of a single uplink
+	forward  func() string          // reads ip_forward
 	met      sync.Mutex
 }
 
@@ -84,6 +85,10 @@ func (k *fake) Read() (routes.Spec, error) {
 func (k *fake) Apply(ops []routes.Op) error {
 	var errs []error
 	for _, op := range ops {
+		if k.refuse != nil && k.refuse(op.String()) {
+			errs = append(errs, routes.RefusedError{Err: fmt.Errorf("%s: %w", op, errKernel)})
+			continue
+		}
 		if err := k.call(true, "%s", op); err != nil {
 			errs = append(errs, err)
 			continue

@@ -33,8 +33,9 @@ type drift struct {
 const rounds = 4
 
 // pass brings the kernel to the wanted state: it reads everything, plans, and
-// writes what differs, until nothing does. A pass that finds nothing to do
-// writes nothing.
+// writes what differs, until nothing does, or nothing but what the kernel refuses
+// because of single uplinks: that is the error, and the others are served. A pass
+// that finds nothing to do writes nothing.
 func (d *daemon) pass(now time.Time) error {
 	d.disabled.expire(now, d.cfg)
 	d.noticed = now
@@ -54,15 +55,20 @@ func (d *daemon) pass(now time.Time) error {
 			d.rates.see(at, d.carried(facts.Links))
 		}
 		wrote, err := d.converge(now, facts)
-		if err != nil {
-			return err
+		refused := routes.Refused(err) && !d.trying
+		if !refused {
+			if d.refused = nil; err != nil {
+				return err
+			}
 		}
 		d.remember()
-		if !wrote {
+		done := refused && d.served
+		d.ready = d.ready || done
+		if done || !wrote {
 			if !d.busy() {
 				d.announce(time.Now())
 			}
-			return nil
+			return err
 		}
 	}
 	return fmt.Errorf("the kernel did not keep what was written %d times: another program may be at work on our rules", rounds)
@@ -118,7 +124,8 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	if len(ops) == 0 {
 		d.events.settled = d.events.count // no routes to change
 	}
-	if state.Satisfies(rules) && len(ops) == 0 && len(wrong) == 0 {
+	holds := state.Satisfies(rules) && len(wrong) == 0
+	if holds && len(ops) == 0 {
 		// What a failure, or the end of a predecessor, kept from being done.
 		if err := d.end(nil, p, false); err != nil {
 			return false, err
@@ -131,6 +138,8 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 		return false, d.sweepIfLost(p, facts)
 	}
 
+	d.served = holds && reflect.DeepEqual(ops, d.refused)
+	d.refused = ops
 	staged := routes.Stage(ops, p.Routes)
 	if len(ops) > 0 {
 		d.writes.Routes += uint64(len(staged.Before) + len(staged.After))
@@ -171,11 +180,16 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	// If that fails it stays owed: a network without forwarding would be worse.
 	owed := errors.Join(refused, d.adopt(p))
 	d.fresh = d.fresh || moved // once more, when no route leads there
-	if err := d.router.Apply(staged.After); err != nil {
+	unled := d.router.Apply(staged.After)
+	if unled != nil {
 		d.owing = true
-		return true, errors.Join(owed, err)
+		owed = errors.Join(owed, unled)
+		if d.trying || !routes.Refused(unled) {
+			return true, owed
+		}
+	} else {
+		d.events.routed(time.Now())
 	}
-	d.events.routed(time.Now())
 	if late {
 		d.writes.NFTables++
 		if err := d.table.Write(state, rules); err != nil {
@@ -189,6 +203,9 @@ func (d *daemon) converge(now time.Time, facts routes.Facts) (bool, error) {
 	}
 	if err := d.sysctl.Apply(wrong); err != nil {
 		return true, errors.Join(owed, err)
+	}
+	if unled != nil { // who would begin again may have no other way yet
+		return true, owed
 	}
 	if err := d.end(leaving, p, twice); err != nil {
 		return true, errors.Join(owed, err)

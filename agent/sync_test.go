@@ -607,3 +607,68 @@ func TestRefusedRoute(t *testing.T) {
 	r.mustPass(time.Second)
 	r.holds()
 }
+
+// What the kernel refuses because of one uplink at the start, before or after
+// the rules, keeps the others from nothing, and is tried again.
+func TestRefusedAtStart(t *testing.T) {
+	t.Parallel()
+	const pinned = twoUplinks + "destinations = [\"10.0.0.0/8\"]\n"
+	for name, refuse := range map[string]func(string) bool{
+		"its table": func(call string) bool {
+			return strings.Contains(call, "route replace default via 198.51.100.1 dev eth2 table 20002")
+		},
+		"a destination of its": func(call string) bool { return strings.Contains(call, "route replace 10.0.0.0/8 via 198.51.100.1") },
+		"all that leads to it": func(call string) bool {
+			return strings.Contains(call, "replace") && strings.Contains(call, "via 198.51.100.1")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, pinned+"[hooks]\non_change = [\"/bin/true\"]\n")
+			r.k.refuse = refuse
+			if err := r.start(r.load()); err != nil {
+				t.Fatal(err)
+			}
+			if s := r.status(); !s.Ready || r.retry != retryMin || !slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, "198.51.100.1") }) {
+				t.Errorf("ready %t, again in %s, warnings %q", s.Ready, r.retry, s.Warnings)
+			}
+			if got := r.k.forward(); got != "1" {
+				t.Errorf("ip_forward is %s", got)
+			}
+			if log := r.log.take(); strings.Count(log, "bringing the kernel to the wanted state") != 1 || strings.Count(log, "uplink change done") != 2 {
+				t.Errorf("log:\n%s", log)
+			}
+			r.forget()
+			if err := r.pass(r.now); !routes.Refused(err) {
+				t.Errorf("once more: %v", err)
+			}
+			if slices.ContainsFunc(r.k.writes, func(w string) bool { return strings.HasPrefix(w, "nft") }) {
+				t.Errorf("rules were written again:\n%s", strings.Join(r.k.writes, "\n"))
+			}
+			r.k.refuse = nil
+			r.mustPass(time.Second)
+			r.holds()
+		})
+	}
+}
+
+// The others' failover is done and told while the kernel refuses one uplink.
+func TestFailoverWhileRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, twoUplinks+"[uplink.c]\ninterface = \"eth1\"\ngateway = \"192.0.2.3\"\ngateway6 = \"off\"\n")
+	r.k.refuse = func(call string) bool { return strings.Contains(call, "route replace default via 192.0.2.3") }
+	if err := r.start(r.load()); err != nil {
+		t.Fatal(err)
+	}
+	r.forget()
+	r.carrier("eth2", false)
+	if err := r.pass(r.now); !routes.Refused(err) {
+		t.Errorf("error %v", err)
+	}
+	if !slices.Equal(r.k.deleted, []uint32{markB}) {
+		t.Errorf("deleted %#x, want b's", r.k.deleted)
+	}
+	if log := r.log.take(); !strings.Contains(log, `msg="uplink change done" id=4 uplink=b`) {
+		t.Errorf("log:\n%s", log)
+	}
+}

@@ -16,8 +16,8 @@ import (
 // refused operation was ordered so for a reason (see Diff), so it leaves out
 // what would be unsafe now:
 //
-//   - a rule that leads to a table in which something was refused: its packets
-//     would find half a table,
+//   - a rule that leads to a table in which something was refused, and no last
+//     resort stands behind it: its packets would find half a table,
 //   - the deletion of a rule whose successor, the rule for the same packets,
 //     could not be added,
 //   - the deletion of a route from a table in which something was refused, as
@@ -31,6 +31,8 @@ import (
 // more is tried.
 type attempt struct {
 	broken  map[tableKey]bool
+	holes   map[hole]bool       // refused in a broken table, with nothing behind
+	last    map[hole]bool       // where a last resort was written
 	kept    map[tableKey]bool   // old rules lead there that should have gone
 	lost    map[selector]bool   // no rule for these packets could be added
 	refused map[nexthopKey]bool // by the kernel, as the only one of a route
@@ -40,6 +42,12 @@ type attempt struct {
 type tableKey struct {
 	family Family
 	number int
+}
+
+// hole is a destination in a table.
+type hole struct {
+	table tableKey
+	dst   netip.Prefix
 }
 
 type nexthopKey struct {
@@ -66,7 +74,7 @@ func (o Op) table() tableKey {
 }
 
 func newAttempt() *attempt {
-	return &attempt{broken: map[tableKey]bool{}, kept: map[tableKey]bool{}, lost: map[selector]bool{}, refused: map[nexthopKey]bool{}}
+	return &attempt{broken: map[tableKey]bool{}, holes: map[hole]bool{}, last: map[hole]bool{}, kept: map[tableKey]bool{}, lost: map[selector]bool{}, refused: map[nexthopKey]bool{}}
 }
 
 // apply carries out ops in order by write and returns the errors of all of them.
@@ -76,6 +84,7 @@ func (a *attempt) apply(ops []Op, write func(Op) error) error {
 	}
 	var errs []error
 	var left []Op
+	ofOne := true
 	for i, op := range ops {
 		possible, ok := a.admit(op)
 		if !ok {
@@ -85,10 +94,12 @@ func (a *attempt) apply(ops []Op, write func(Op) error) error {
 		}
 		err := write(possible)
 		if err == nil {
+			a.done(op)
 			continue
 		}
 		errs = append(errs, fmt.Errorf("%s: %w%s", possible, err, hint(possible, err)))
 		a.fail(op)
+		ofOne = ofOne && ofUplink(possible, err)
 		if op.Rule != nil && op.Verb == Add || !isOpinion(err) {
 			a.stopped = err
 			left = append(left, ops[i+1:]...)
@@ -98,7 +109,36 @@ func (a *attempt) apply(ops []Op, write func(Op) error) error {
 	if len(left) > 0 {
 		errs = append(errs, fmt.Errorf("not tried after an earlier error: %s", brief(left)))
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err != nil && ofOne && a.stopped == nil {
+		return RefusedError{err}
+	}
+	return err
+}
+
+// RefusedError is what Apply returns where the kernel refused only what leads to
+// single uplinks, such as one whose gateway is wrong or whose interface has just
+// gone. All else was done.
+type RefusedError struct{ Err error }
+
+func (e RefusedError) Error() string { return e.Err.Error() }
+
+func (e RefusedError) Unwrap() error { return e.Err }
+
+// Refused reports whether err is a RefusedError, or several of them joined and
+// nothing else.
+func Refused(err error) bool {
+	if _, ok := err.(RefusedError); ok {
+		return true
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	return ok && !slices.ContainsFunc(joined.Unwrap(), func(err error) bool { return !Refused(err) })
+}
+
+// ofUplink reports whether the kernel refused op because of an uplink. Of
+// several next hops together it says the same without multipath.
+func ofUplink(op Op, err error) bool {
+	return op.Verb == Replace && (len(op.Route.Nexthops) == 1 || len(op.Route.Nexthops) > 1 && !errors.Is(err, unix.EINVAL))
 }
 
 // admit returns what of op is safe after what was refused before it; false:
@@ -106,7 +146,12 @@ func (a *attempt) apply(ops []Op, write func(Op) error) error {
 func (a *attempt) admit(op Op) (Op, bool) {
 	switch {
 	case op.Rule != nil && op.Verb == Add:
-		return op, !a.broken[op.table()]
+		for h := range a.holes {
+			if h.table == op.table() {
+				return op, false
+			}
+		}
+		return op, true
 	case op.Rule != nil:
 		return op, !a.lost[op.Rule.selector()]
 	case op.Verb == Delete:
@@ -125,6 +170,15 @@ func (a *attempt) admit(op Op) (Op, bool) {
 	return op, len(r.Nexthops) > 0
 }
 
+// done notes that op was carried out.
+func (a *attempt) done(op Op) {
+	if op.Verb == Replace && op.Route.Metric == MetricLast {
+		h := hole{op.table(), op.Route.Dst}
+		a.last[h] = true
+		delete(a.holes, h)
+	}
+}
+
 // fail notes that op was not carried out.
 func (a *attempt) fail(op Op) {
 	switch {
@@ -134,6 +188,9 @@ func (a *attempt) fail(op Op) {
 		a.kept[op.table()] = true
 	default:
 		a.broken[op.table()] = true
+		if h := (hole{op.table(), op.Route.Dst}); op.Verb == Replace && !a.last[h] {
+			a.holes[h] = true
+		}
 		if op.Verb == Replace && len(op.Route.Nexthops) == 1 {
 			n := op.Route.Nexthops[0]
 			a.refused[nexthopKey{op.Route.Family, n.Index, n.Gateway}] = true

@@ -154,3 +154,63 @@ func TestBrief(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 }
+
+// TestAttemptLastResort: a rule may lead to a table where what was refused has a
+// last resort behind it.
+func TestAttemptLastResort(t *testing.T) {
+	t.Parallel()
+	last := Route{Family: IPv4, Table: 20009, Dst: IPv4.Default(), Metric: MetricLast, Unreachable: true}
+	all := Rule{Family: IPv4, Priority: 32765, Table: 20009}
+	for _, order := range [][]Route{{defaultVia(20009, dsl), last}, {last, defaultVia(20009, dsl)}} {
+		var written []string
+		err := newAttempt().apply(Diff(Spec{}, Spec{Rules: []Rule{all}, Routes: order}), func(op Op) error {
+			if strings.Contains(op.String(), "via") {
+				return unix.ENETDOWN
+			}
+			written = append(written, op.String())
+			return nil
+		})
+		want := []string{"ip -4 route replace unreachable default table 20009 metric 4278198272 proto 77", "ip -4 rule add pref 32765 lookup 20009 proto 77"}
+		if diff := cmp.Diff(want, written); diff != "" || !Refused(err) {
+			t.Errorf("error %v, written (-want +got):\n%s", err, diff)
+		}
+	}
+}
+
+// TestRefused: which errors are about single uplinks, and which about all we do.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	spec := Spec{Rules: []Rule{fwmark(10200, 1<<24, 20001)}, Routes: []Route{defaultVia(20001, dsl), defaultVia(20009, dsl, cable),
+		{Family: IPv4, Table: 20009, Dst: IPv4.Default(), Metric: MetricLast, Unreachable: true}}}
+	for _, c := range []struct {
+		refuse string
+		with   unix.Errno
+		want   bool
+	}{
+		{"table 20001 proto", unix.EINVAL, true},
+		{"table 20001 proto", unix.EPERM, false},
+		{"dev eth", unix.ENETDOWN, true},
+		{"nexthop", unix.ENODEV, true},
+		{"nexthop", unix.EINVAL, false}, // perhaps there is no multipath
+		{"unreachable", unix.EINVAL, false},
+		{"rule add", unix.EINVAL, false},
+	} {
+		err := newAttempt().apply(Diff(Spec{}, spec), func(op Op) error {
+			if strings.Contains(op.String(), c.refuse) {
+				return c.with
+			}
+			return nil
+		})
+		for _, err := range []error{err, errors.Join(nil, err), errors.Join(err, errors.Join(err))} {
+			if !errors.Is(err, c.with) || Refused(err) != c.want {
+				t.Errorf("%q with %v: %t: %v", c.refuse, c.with, Refused(err), err)
+			}
+		}
+		if Refused(errors.Join(err, errors.ErrUnsupported)) {
+			t.Errorf("%q with %v and something else", c.refuse, c.with)
+		}
+	}
+	if Refused(nil) {
+		t.Error("nothing")
+	}
+}

@@ -203,6 +203,41 @@ func TestKernelRefuses(t *testing.T) {
 	h.unchanged()
 }
 
+// TestKernelRefusesAtStart: the kernel does not take one uplink's gateway when
+// the agent is started; the others serve, and it does as soon as it is taken.
+func TestKernelRefusesAtStart(t *testing.T) {
+	for name, text := range map[string]func(*lab.Topology) string{
+		"nothing is probed": func(t *lab.Topology) string { return rig.Config(t, nil) },
+		"probed":            func(t *lab.Topology) string { return rig.Probing(t, nil, quickReturn) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := deadline(t, time.Minute)
+			h := newHouse(t, lab.NewRouter, lab.Options{})
+			u := h.Uplinks[1]
+			local := lab.Route{Dst: netip.PrefixFrom(u.Gateway, 32), Interface: u.Interface, Type: unix.RTN_LOCAL} // see TestKernelRefuses
+			must(t, h.Topology.Router.AddRoute(local))
+			own := fmt.Sprintf("gateway = %q", u.Gateway)
+			begun := time.Now()
+			h.start(ctx, strings.Replace(text(h.Topology), own, fmt.Sprintf("gateway = \"%s onlink\"\ndns = [%q]", u.Gateway, u.DNS), 1))
+			t.Logf("ready after %v", time.Since(begun))
+			h.spread(ctx, "refused", h.Uplinks[:1], h.Uplinks)
+			s, err := h.Status(ctx)
+			if said := strings.Join(s.Warnings, "\n"); err != nil || !strings.Contains(said, "route replace default via "+u.Gateway.String()) {
+				t.Errorf("warnings %q, %v", said, err)
+			}
+			b := h.bystanders(ctx, h.Uplinks[0])
+			must(t, h.Topology.Router.DelRoute(local))
+			h.until(10*time.Second, "the kernel is asked again", func() bool {
+				have, err := h.carriers(s, unix.AF_INET)
+				return err == nil && len(have) == len(h.Uplinks)
+			})
+			h.spread(ctx, "taken", h.Uplinks, h.Uplinks)
+			b.check()
+			h.unchanged()
+		})
+	}
+}
+
 // TestMissingRights: without CAP_NET_ADMIN the agent says so and changes
 // nothing.
 func TestMissingRights(t *testing.T) {
