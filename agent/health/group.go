@@ -24,9 +24,11 @@ func (g group) settle(now time.Time) {
 		case !j.condemned():
 		case s.witness != nil && s.witnessed.After(s.missed):
 			j.suspect(now) // targets answer again elsewhere, maybe here, too
-		case s.witness != nil:
+		case s.witness != nil && g.heir(j):
 			j.condemn(now)
 		case s.spared():
+		case s.witness != nil:
+			j.spare("nothing answers, and no other uplink can take over")
 		case lone:
 			j.spare("nothing answers, and there is no other uplink to take over")
 		default:
@@ -77,6 +79,17 @@ func (g group) witness(j *judge) (lone bool) {
 		s.witnessed = first.answered
 	}
 	return lone
+}
+
+// heir reports whether another leg of the family carries something, or would
+// be put back for j (waive).
+func (g group) heir(j *judge) bool {
+	for o := range g.others(j) {
+		if o.state != Down && !o.condemned() || o.state == Down && o.hopeful() {
+			return true
+		}
+	}
+	return false
 }
 
 // alone reports whether no other leg of the family carries anything.

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -200,5 +201,36 @@ func TestSharedOutages(t *testing.T) {
 				t.Fatalf("seed %d: %v: %v", seed, u.leg, u.states)
 			}
 		}
+	}
+}
+
+// The last leg that carries anything stays while nothing answers it, unless
+// something speaks for one that is down, of late.
+func TestLastLegStays(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name      string
+		bad, good network
+		settings  config.Health // of the good one
+	}{
+		{"the other one answers now and then", steady(rtt).dead(10*time.Second, 20*time.Second).lossy(rand.New(rand.NewPCG(1, 1)), 0.5),
+			steady(rtt).dead(30*time.Second, 31200*time.Millisecond), settings(3)},
+		{"the other one answered a moment", steady(rtt).dead(10*time.Second, 30200*time.Millisecond).dead(30800*time.Millisecond, never),
+			steady(rtt).dead(30*time.Second, 36*time.Second), metered(3)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(50) {
+				s := newSim(seed)
+				h := settings(3)
+				h.HoldDown = 10 * time.Minute
+				bad, good := s.add("dsl", h, c.bad), s.add("lte", c.settings, c.good)
+				for s.at() < time.Minute {
+					if s.run(s.at() + 10*time.Millisecond); good.state == Down && bad.state == Down {
+						t.Fatalf("nothing is left at %v: %v, %v", s.at(), bad.states, good.states)
+					}
+				}
+			}
+		})
 	}
 }

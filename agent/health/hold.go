@@ -5,6 +5,7 @@ import "time"
 const (
 	maxHold   = 10 * time.Minute // unless hold_down is longer
 	decayTime = 10 * time.Minute // of being up, takes one flap back
+	maxFlaps  = 20               // more are more than any hold-down can double
 )
 
 // hold is how long a leg that went down stays out. The more often it went down
@@ -21,7 +22,7 @@ func (h *hold) down(now time.Time, base time.Duration) {
 	h.decay(now)
 	limit := max(base, maxHold)
 	length := base << h.flaps
-	h.counted = length < limit // more would only take longer to decay
+	h.counted = length < limit && h.flaps < maxFlaps // more would only take longer to decay
 	if h.counted {
 		h.flaps++
 	}

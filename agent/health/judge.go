@@ -35,6 +35,7 @@ type judge struct {
 	suspicion suspicion
 	quality   quality
 	traffic   traffic
+	beside    *judge // of the other family, whose packets are counted together with this one's; nil: none
 
 	next     time.Time // when the next target in turn is due
 	alive    time.Time // when a target answered last, or probing began
@@ -366,6 +367,7 @@ func (j *judge) believe(now time.Time, b *batch, s *shot, t *target, rtt time.Du
 	slow := rtt > b.timeout
 	j.quality.learn(rtt, slow)
 	j.alive, j.certain = now, false
+	j.traffic.answered()
 	if b.sent.After(j.answered) {
 		j.answered = b.sent
 	}
@@ -437,10 +439,13 @@ func (j *judge) condemn(now time.Time) {
 // waive puts a leg that is down back at once, if anything speaks for it: there
 // is no other leg to wait on.
 func (j *judge) waive(now time.Time) {
-	if j.present && j.state == Down && (j.good > 0 || j.returned) {
+	if j.present && j.state == Down && j.hopeful() {
 		j.up(now)
 	}
 }
+
+// hopeful reports whether anything speaks for a leg that is down.
+func (j *judge) hopeful() bool { return j.good > 0 || j.returned }
 
 func (j *judge) up(now time.Time) {
 	j.state, j.reason, j.since = Up, "", now

@@ -498,6 +498,7 @@ func TestExcusedRoundsBreakTheRow(t *testing.T) {
 		b := batch{all: true, sent: s.now, based: true, base: u.judge.traffic.last}
 		s.now = s.now.Add(200 * time.Millisecond)
 		u.judge.traffic.last.In += replies
+		u.judge.traffic.last.InBytes += 500 * replies
 		u.judge.traffic.last.Out += replies
 		u.judge.traffic.at = s.now
 		u.roundFailed(s.now, &b)
@@ -572,5 +573,22 @@ func TestSilentHint(t *testing.T) {
 	s.run(15 * time.Second)
 	if g := &u.targets.list[2]; g.misses > 0 || !g.missedAt.IsZero() || g.tally != (tally{}) {
 		t.Errorf("%+v", g)
+	}
+}
+
+// Without hold-down flaps are counted all the same, but not for ever: a reload
+// may bring one.
+func TestFlapsAreBounded(t *testing.T) {
+	t.Parallel()
+	var h hold
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for range 100 {
+		now = now.Add(time.Second)
+		h.down(now, 0)
+		h.up(now)
+	}
+	h.down(now, 10*time.Second)
+	if held := h.until.Sub(now); held <= 0 || held > maxHold {
+		t.Errorf("held for %v", held)
 	}
 }

@@ -33,7 +33,7 @@ func (j *judge) recall(m Memory, now time.Time) {
 	if m.Since.After(now) || m.Since.IsZero() {
 		j.since = now
 	}
-	j.hold = hold{until: m.Until, flaps: min(max(m.Flaps, 0), 20), decayed: m.Decayed}
+	j.hold = hold{until: m.Until, flaps: min(max(m.Flaps, 0), maxFlaps), decayed: m.Decayed}
 	if limit := now.Add(max(maxHold, j.settings.HoldDown)); m.Until.After(limit) {
 		j.hold.until = limit
 	}

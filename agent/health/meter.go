@@ -81,11 +81,12 @@ func (m *meter) keep(legs []Watched) {
 	})
 }
 
-// others returns c without our own packets. It may be less than 0 and wrap:
-// only differences matter.
+// others returns c without our own packets; their bytes are too few to matter.
+// It may be less than 0 and wrap: only differences matter.
 func (m *meter) others(index int, c Counter) Counter {
 	own := m.own[index]
-	return Counter{In: c.In - own.In, Out: c.Out - own.Out}
+	c.In, c.Out = c.In-own.In, c.Out-own.Out
+	return c
 }
 
 // count reads the counters if it is time; else nil.

@@ -86,8 +86,14 @@ func (m *Monitor) Watch(legs []Watched) {
 		return cmp.Or(cmp.Compare(a.leg.Uplink, b.leg.Uplink), cmp.Compare(a.leg.Family, b.leg.Family))
 	})
 	m.group = m.group[:0]
-	for _, w := range m.order {
+	for i, w := range m.order {
 		m.group = append(m.group, w.judge)
+		w.beside = nil
+		if i > 0 {
+			if o := m.order[i-1]; o.leg.Uplink == w.leg.Uplink && w.want.Traffic != 0 {
+				w.beside, o.beside = o.judge, w.judge
+			}
+		}
 	}
 	m.meter.keep(legs)
 	m.group.settle(now)

@@ -22,8 +22,9 @@ type Watched struct {
 	Traffic int
 }
 
-// Counter is how many packets passed an interface. It may start again at 0.
-type Counter struct{ In, Out uint64 }
+// Counter is how many packets and bytes passed an interface. It may start again
+// at 0.
+type Counter struct{ In, Out, InBytes, OutBytes uint64 }
 
 // Options is what a Monitor needs.
 type Options struct {

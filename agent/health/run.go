@@ -83,7 +83,7 @@ func (m *Monitor) step(w *work, counters map[int]routes.Counter) time.Time {
 		for _, l := range m.order {
 			if c, ok := counters[l.want.Traffic]; ok && l.want.Traffic != 0 {
 				before := l.traffic.last
-				l.sample(now, m.meter.others(l.want.Traffic, Counter{In: c.In, Out: c.Out}))
+				l.sample(now, m.meter.others(l.want.Traffic, Counter(c)))
 				m.meter.looked(now, before, l.traffic.last)
 			}
 		}

@@ -86,7 +86,9 @@ var never = time.Duration(1<<63 - 1)
 func flow(out, in int, stop time.Duration) func(time.Duration) Counter {
 	return func(at time.Duration) Counter {
 		n := func(rate int, t time.Duration) uint64 { return uint64(rate) * uint64(t/time.Millisecond) / 1000 }
-		return Counter{In: n(in, min(at, stop)), Out: n(out, at)}
+		c := Counter{In: n(in, min(at, stop)), Out: n(out, at)}
+		c.InBytes, c.OutBytes = 500*c.In, 500*c.Out
+		return c
 	}
 }
 
@@ -141,6 +143,21 @@ func (s *sim) gone(name string, h config.Health, n network) *uplink {
 	s.legs = append(s.legs, u)
 	s.group = append(s.group, u.judge)
 	return u
+}
+
+// beside adds the other family of a leg, whose packets are counted together with
+// its own.
+func (s *sim) beside(u *uplink, n network) *uplink {
+	h := u.settings
+	h.Targets6 = h.Targets
+	o := &uplink{judge: newJudge(Leg{u.leg.Uplink, routes.IPv6}, h, s.random.Float64, s.now, s.now), net: n}
+	o.judge.beside, u.judge.beside = u.judge, o.judge
+	s.legs = append(s.legs, o)
+	s.group = append(s.group, o.judge)
+	o.found(s.now)
+	o.start(s.now)
+	s.note()
+	return o
 }
 
 func (s *sim) at() time.Duration { return s.now.Sub(s.start) }

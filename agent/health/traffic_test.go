@@ -105,3 +105,90 @@ func TestCountersStartAgain(t *testing.T) {
 	s.run(20 * time.Second)
 	u.want(t, Up)
 }
+
+// sized gives packets of a flow so many bytes.
+func sized(f func(time.Duration) Counter, in, out uint64) func(time.Duration) Counter {
+	return func(at time.Duration) Counter {
+		c := f(at)
+		c.InBytes, c.OutBytes = in*c.In, out*c.Out
+		return c
+	}
+}
+
+// An upload has small answers only; they excuse as well.
+func TestUploadExcuses(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(50) {
+		s := newSim(seed)
+		u := s.add("dsl", settings(3), steady(rtt).dead(10*time.Second, 30*time.Second))
+		u.traffic = sized(flow(1000, 500, never), 66, 1400)
+		s.add("lte", settings(3), steady(rtt))
+		s.run(time.Minute)
+		u.want(t, Up, Degraded, Up)
+	}
+}
+
+// What is always on the wire of a dead line is no excuse: the ARP of a cable
+// segment, with clients that try to connect; nor when an upload goes on that
+// nobody acknowledges any more.
+func TestDeadLineIsNotSilent(t *testing.T) {
+	t.Parallel()
+	acks := sized(flow(1000, 500, 10*time.Second), 66, 1400)
+	arp := sized(flow(0, 100, never), 60, 0)
+	for _, c := range []struct {
+		name    string
+		traffic func(time.Duration) Counter
+	}{
+		{"tries to connect", sized(flow(20, 50, never), 60, 74)},
+		{"many of them", sized(flow(500, 50, never), 60, 74)},
+		{"an upload", func(at time.Duration) Counter {
+			c, noise := acks(at), arp(at)
+			return Counter{In: c.In + noise.In, InBytes: c.InBytes + noise.InBytes, Out: c.Out, OutBytes: c.OutBytes}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(50) {
+				s := newSim(seed)
+				u := s.add("dsl", settings(3), steady(rtt).dead(10*time.Second, never))
+				u.traffic = c.traffic
+				s.add("lte", settings(3), steady(rtt))
+				s.run(time.Minute)
+				if d := u.downs(); len(d) != 1 || d[0]-10*time.Second > 1350*time.Millisecond {
+					t.Fatalf("%v", u.states)
+				}
+			}
+		})
+	}
+}
+
+// The packets of both families are counted together. Those of one do not hide
+// that the other one is dead, but speak for both where both lose probes.
+func TestFamiliesExcuse(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name      string
+		six, four network // of the uplink
+		dead      bool    // its IPv4 is, from 10 s on
+	}{
+		{"IPv4 dead, IPv6 busy", steady(rtt), steady(rtt).dead(10*time.Second, never), true},
+		{"full line", steady(rtt).dead(10*time.Second, 30*time.Second), steady(rtt).dead(10*time.Second, 30*time.Second), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(50) {
+				s := newSim(seed)
+				four := s.add("dsl", settings(3), c.four)
+				six := s.beside(four, c.six)
+				four.traffic = flow(300, 300, never)
+				six.traffic = four.traffic
+				s.add("lte", settings(3), steady(rtt))
+				s.run(30 * time.Second)
+				d := four.downs()
+				if c.dead && (len(d) != 1 || d[0]-10*time.Second > 1350*time.Millisecond) || !c.dead && len(d) != 0 || len(six.downs()) != 0 {
+					t.Fatalf("%v, %v", four.states, six.states)
+				}
+			}
+		})
+	}
+}

@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 // TestFamilyDies: an uplink that loses IPv6 alone stays up, and that failover is
 // told like any other: in the log with its steps, on the page, and to Prometheus.
+// That IPv4 is busy on it meanwhile speaks for IPv4 only.
 func TestFamilyDies(t *testing.T) {
 	t.Parallel()
 	ctx := deadline(t, time.Minute)
@@ -24,6 +26,19 @@ func TestFamilyDies(t *testing.T) {
 	a := h.Uplinks[0]
 	six := `family="ipv6",uplink="` + a.Name + `"} `
 	h.exports(ctx, "multiroute_uplink_family_up{"+six+"1")
+	for range 10 { // among them some on this uplink
+		c, err := h.Client().DialTCP(ctx, lab.Socket{}, netip.AddrPortFrom(lab.InternetAddress, lab.PortDiscard))
+		must(t, err)
+		defer c.Close()
+		go func() {
+			for chunk := make([]byte, 1400); ; passes(ctx, 10*time.Millisecond) {
+				if _, err := c.Write(chunk); err != nil {
+					return
+				}
+			}
+		}()
+	}
+	passes(ctx, 2*time.Second)
 	var faults []lab.Fault
 	for _, target := range lab.Targets6 {
 		faults = append(faults, lab.Fault{Far: target})
