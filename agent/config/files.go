@@ -6,8 +6,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -20,7 +22,7 @@ const tooLarge = "is larger than 8 MiB: a configuration needs a few KiB, split i
 // Load reads the main file and then its drop-ins, which are the *.toml files of
 // the folder that is named like the main file with .d in place of .toml, in byte
 // order of their names and without those that begin with a dot. The folder may
-// be absent. On failure the error is of type Errors.
+// be absent. What others than root and this user can write is not read. On failure the error is of type Errors.
 func Load(path string) (*Config, error) { return Read(path).Parse() }
 
 // read collects the files; what cannot be read has a fault instead of a text.
@@ -51,6 +53,11 @@ func readDropIns(dir string) []source {
 		return []source{{name: dir, fault: cannotOpen(err)}}
 	}
 	defer root.Close()
+	if info, err := root.Stat("."); err != nil {
+		return []source{{name: dir, fault: cannotOpen(err)}}
+	} else if fault := distrust(info, dir, os.Geteuid()); fault != "" {
+		return []source{{name: dir, fault: fault}}
+	}
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return []source{{name: dir, fault: cannotOpen(err)}}
@@ -93,8 +100,9 @@ func readOpen(f *os.File, name string) (text []byte, fault string) {
 		return nil, cannotOpen(err)
 	case !info.Mode().IsRegular():
 		return nil, "is not a regular file: put a file of TOML text there"
-	case info.Mode().Perm()&0o022 != 0:
-		return nil, fmt.Sprintf("can be written by group or others, who could take over the router: run chmod go-w %s", shellQuote(name))
+	}
+	if fault := distrust(info, name, os.Geteuid()); fault != "" {
+		return nil, fault
 	}
 	text, err = io.ReadAll(io.LimitReader(f, maxSize+1))
 	switch {
@@ -104,6 +112,30 @@ func readOpen(f *os.File, name string) (text []byte, fault string) {
 		return nil, tooLarge
 	}
 	return text, ""
+}
+
+// serviceUser is whom the packages' service runs as: what belongs to it is right
+// for root, too, who looks at the service's configuration.
+const serviceUser = "multiroute"
+
+// distrust says why what a file, or the names in a folder, say must not be
+// believed by user me: somebody else may write there, if only more files.
+func distrust(info fs.FileInfo, name string, me int) string {
+	if info.Mode().Perm()&0o022 != 0 {
+		return fmt.Sprintf("can be written by group or others, who could take over the router: run chmod go-w %s", shellQuote(name))
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || stat.Uid == 0 || int(stat.Uid) == me {
+		return ""
+	}
+	owner := strconv.Itoa(int(stat.Uid))
+	if u, err := user.LookupId(owner); err == nil {
+		owner = u.Username
+	}
+	if owner == serviceUser {
+		return ""
+	}
+	return fmt.Sprintf("belongs to user %s, who could take over the router: run chown root %s", owner, shellQuote(name))
 }
 
 // cannotOpen says why a file cannot be read, without its name.

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -99,6 +101,14 @@ DIR/agent.toml: is not a regular file: put a file of TOML text there`},
 		}, `
 DIR/agent.toml: can be written by group or others, who could take over the router: run chmod go-w DIR/agent.toml
 DIR/agent.d/a b.toml: can be written by group or others, who could take over the router: run chmod go-w 'DIR/agent.d/a b.toml'`},
+		{"writable folder", map[string]string{"agent.toml": oneUplink, "agent.d/a.toml": "nonsense"}, func(dir string) error {
+			return os.Chmod(dir+"/agent.d", 0o775)
+		}, `
+DIR/agent.d: can be written by group or others, who could take over the router: run chmod go-w DIR/agent.d`},
+		{"sticky folder for all", map[string]string{"agent.toml": oneUplink, "agent.d/": ""}, func(dir string) error {
+			return os.Chmod(dir+"/agent.d", 0o777|os.ModeSticky)
+		}, `
+DIR/agent.d: can be written by group or others, who could take over the router: run chmod go-w DIR/agent.d`},
 		{"too large", map[string]string{"agent.toml": strings.Repeat("#", maxSize+1)}, nil, `
 DIR/agent.toml: ` + tooLarge},
 		{"links", map[string]string{
@@ -136,5 +146,62 @@ DIR/agent.d: cannot be read: not a directory`},
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestDistrust: whose files and folders are believed, and what is said of the
+// others.
+func TestDistrust(t *testing.T) {
+	t.Parallel()
+	const nobody = 54321 // has no name
+	for _, c := range []struct {
+		mode      fs.FileMode
+		owner, me int
+		want      string
+	}{
+		{0o644, 0, 0, ""},
+		{0o644, 0, nobody, ""}, // a package's file, and the service
+		{0o600, nobody, nobody, ""},
+		{0o600, nobody, 0, "belongs to user 54321, who could take over the router: run chown root '/etc/a b'"},
+		{fs.ModeDir | 0o755, nobody, nobody + 1, "belongs to user 54321, who could take over the router: run chown root '/etc/a b'"},
+		{0o664, 0, 0, "can be written by group or others, who could take over the router: run chmod go-w '/etc/a b'"},
+		{fs.ModeDir | fs.ModeSticky | 0o777, 0, 0, "can be written by group or others, who could take over the router: run chmod go-w '/etc/a b'"},
+	} {
+		if got := distrust(info{mode: c.mode, owner: c.owner}, "/etc/a b", c.me); got != c.want {
+			t.Errorf("%v of %d, for %d: %q, want %q", c.mode, c.owner, c.me, got, c.want)
+		}
+	}
+}
+
+// info is what the kernel says of a file.
+type info struct {
+	fs.FileInfo
+	mode  fs.FileMode
+	owner int
+}
+
+func (i info) Mode() fs.FileMode { return i.mode }
+func (i info) Sys() any          { return &syscall.Stat_t{Uid: uint32(i.owner)} }
+
+// TestLoadOfOthers: what belongs to somebody else is not read.
+func TestLoadOfOthers(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	const somebody = 54321
+	for what, want := range map[string]string{
+		"agent.toml":        "DIR/agent.toml: belongs to user 54321, who could take over the router: run chown root DIR/agent.toml",
+		"agent.d":           "DIR/agent.d: belongs to user 54321, who could take over the router: run chown root DIR/agent.d",
+		"agent.d/10-b.toml": "DIR/agent.d/10-b.toml: belongs to user 54321, who could take over the router: run chown root DIR/agent.d/10-b.toml",
+	} {
+		dir := folder(t, map[string]string{"agent.toml": oneUplink, "agent.d/10-b.toml": "uplink.dsl.weight = 2\n"})
+		if err := os.Chown(filepath.Join(dir, what), somebody, -1); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Load(filepath.Join(dir, "agent.toml"))
+		if err == nil || strings.ReplaceAll(err.Error(), dir, "DIR") != want {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
