@@ -71,8 +71,8 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// codeOf chooses the status code for an error of the Handler.
-func codeOf(err error) int {
+// StatusCode returns the status code of HTTP for an error of a Handler.
+func StatusCode(err error) int {
 	var e *Error
 	switch {
 	case errors.As(err, &e) && e.Code >= 400:

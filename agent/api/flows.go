@@ -210,7 +210,7 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, owner bool, 
 	err := do(ctx, emit)
 	switch {
 	case err != nil && !out.begun:
-		s.fail(w, codeOf(err), err.Error())
+		s.fail(w, StatusCode(err), err.Error())
 		return
 	case err != nil:
 		b, _ := json.Marshal(errorBody{Error: err.Error()}) // a string can always be encoded

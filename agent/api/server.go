@@ -301,7 +301,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	result, err := route.do(ctx, query)
 	if err != nil {
-		s.fail(w, codeOf(err), err.Error())
+		s.fail(w, StatusCode(err), err.Error())
 		return
 	}
 	switch result := result.(type) {

@@ -36,9 +36,12 @@ type history struct {
 // add takes in a snapshot if it is time for another point, and reports whether
 // it did.
 func (h *history) add(n *Snapshot) bool {
-	if h.last != nil && n.Time.Sub(h.last.Time) < historyStep-historyStep/4 {
-		return false
+	if h.last != nil {
+		if passed := n.Time.Sub(h.last.Time); passed >= 0 && passed < historyStep-historyStep/4 {
+			return false
+		}
 	}
+	h.drop(n.Time.Unix())
 	if h.points == nil {
 		h.points = map[string][]point{}
 	}
@@ -59,6 +62,39 @@ func (h *history) add(n *Snapshot) bool {
 	maps.DeleteFunc(h.points, func(name string, _ []point) bool { return !n.has(name) })
 	h.last = n
 	return true
+}
+
+// drop forgets the points from t on: where there are any, the clock was set back.
+func (h *history) drop(t int64) {
+	order := h.order()
+	keep := len(order)
+	for keep > 0 && h.times[order[keep-1]] >= t {
+		keep--
+	}
+	if keep == len(order) {
+		return
+	}
+	h.times, h.next = picked(h.times, order[:keep]), keep
+	for name, ring := range h.points {
+		h.points[name] = picked(ring, order[:keep])
+	}
+}
+
+// order is where the points are, oldest first.
+func (h *history) order() []int {
+	order := make([]int, len(h.times))
+	for i := range order {
+		order[i] = (h.next + i) % len(h.times)
+	}
+	return order
+}
+
+func picked[T any](ring []T, order []int) []T {
+	all := make([]T, len(order))
+	for i, at := range order {
+		all[i] = ring[at]
+	}
+	return all
 }
 
 // point is what n says of an uplink; rates are those since the point before.
@@ -126,13 +162,7 @@ func appendNumber(b []byte, v float32, digits int) []byte {
 // appendJSON writes everything, oldest first: {"t":[...],"u":{"dsl":[[...],...]}}
 // with one list for each of a point's values.
 func (h *history) appendJSON(b []byte) []byte {
-	order := make([]int, len(h.times))
-	for i := range order {
-		order[i] = (h.next + i) % len(h.times)
-		if len(h.times) < historyKept {
-			order[i] = i
-		}
-	}
+	order := h.order()
 	b = append(b, `{"t":[`...)
 	for i, at := range order {
 		if i > 0 {

@@ -276,7 +276,7 @@ func fragments(t *template.Template, v *view, before pieces) (map[string]string,
 		}
 		id := "u-" + r.Name + "-"
 		all[id+"state"], all[id+"badge"] = badge, badge
-		for part, text := range map[string]string{"reason": r.Reason, "since": r.Since, "address": r.Address, "rtt": r.RTT, "loss": r.Loss, "in": r.In, "out": r.Out, "connections": r.Connections} {
+		for part, text := range map[string]string{"reason": r.Reason, "since": r.Since, "interface": r.Interface, "address": r.Address, "rtt": r.RTT, "loss": r.Loss, "in": r.In, "out": r.Out, "connections": r.Connections} {
 			all[id+part] = template.HTMLEscapeString(text)
 		}
 	}
@@ -372,13 +372,18 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 	v.Explain = form
 	var b bytes.Buffer
 	if err := s.page.ExecuteTemplate(&b, "page.html", &v); err != nil {
-		s.options.Log.Error("the status page cannot be made", "err", err)
-		http.Error(w, "internal error: see the agent's log", http.StatusInternalServerError)
+		s.unmade(w, err)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(code)
 	_, _ = w.Write(b.Bytes()) // the client has gone away
+}
+
+// unmade tells of a fault of the program.
+func (s *Server) unmade(w http.ResponseWriter, err error) {
+	s.options.Log.Error("the status page cannot be made", "err", err)
+	http.Error(w, "internal error: see the agent's log", http.StatusInternalServerError)
 }
 
 // explain answers the form.
@@ -402,7 +407,7 @@ func (s *Server) explain(r *http.Request) (explainView, int) {
 	answer, err := s.options.Explain(r.Context(), request)
 	if err != nil {
 		v.Error = err.Error()
-		return v, http.StatusInternalServerError
+		return v, api.StatusCode(err)
 	}
 	v.Answer = &answer
 	switch {

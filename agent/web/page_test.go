@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"net/http"
@@ -26,6 +27,11 @@ func TestPage(t *testing.T) {
 	body := w.Body.String()
 	if w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") {
 		t.Fatal(w.Code, w.Header())
+	}
+	for id := range s.shownTo(t) { // what is told anew has a place
+		if !strings.Contains(body, `id="`+id+`"`) {
+			t.Errorf("the page has no %s", id)
+		}
 	}
 	for _, text := range []string{
 		"1 of 2 uplinks are up: cable is down", "<b>dsl</b>", "12 ms", "no answer from 1.1.1.1 &lt;for&gt; 1s; back in 8 s at the earliest", "something is &lt;odd&gt;",
@@ -61,6 +67,17 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// shownTo returns what a page that is open is told at first.
+func (s *Server) shownTo(t *testing.T) map[string]string {
+	t.Helper()
+	c, err := s.enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.streams.leave(c)
+	return s.shown.parts
+}
+
 func TestExplainForm(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -74,6 +91,9 @@ func TestExplainForm(t *testing.T) {
 		{"?from=1.1.1.1", 400, "Write both"},
 		{"?from=1.1.1.1&to=" + strings.Repeat("x", 3000), 400, "is no address"},
 		{"?from=1.1.1.1&to=1.1.1.1&protocol=nonsense", 400, "protocol is"},
+		{"?from=1.1.1.1&to=8.8.8.1", 400, "say by which interface"},
+		{"?from=1.1.1.1&to=8.8.8.2", 503, "the agent is busy"},
+		{"?from=1.1.1.1&to=8.8.8.3", 500, "no memory"},
 		{"", 400, "Write both"},
 	} {
 		w := get(t, served(t, sample()), "/explain"+tt.query)
@@ -153,16 +173,24 @@ func TestStream(t *testing.T) {
 	later := *n
 	later.Time = n.Time.Add(2 * time.Second)
 	later.Status.Uplinks = slices.Clone(n.Status.Uplinks)
-	later.Status.Uplinks[0].RTT = ptr(20.0)
+	later.Status.Uplinks[0].RTT, later.Status.Uplinks[0].Interface = ptr(20.0), "ppp<0>"
 	later.Traffic = map[string]Traffic{"dsl": {InBytes: 1e6 + 250, OutBytes: 2e5 + 125}}
 	time.Sleep(100 * time.Millisecond) // longer than a request may take to arrive
 	s.Publish(&later)
 	m = next(t, r)
-	if m.Parts["u-dsl-rtt"] != "20 ms" || m.Parts["u-dsl-in"] != "1.0 kbit/s" || m.T != later.Time.Unix() || *m.Points["dsl"][3] != 1000 || *m.Points["dsl"][4] != 500 || m.Points["cable"][0] != nil {
+	if m.Parts["u-dsl-rtt"] != "20 ms" || m.Parts["u-dsl-interface"] != "ppp&lt;0&gt;" || m.Parts["u-dsl-in"] != "1.0 kbit/s" || m.T != later.Time.Unix() || *m.Points["dsl"][3] != 1000 || *m.Points["dsl"][4] != 500 || m.Points["cable"][0] != nil {
 		t.Errorf("%+v", m)
 	}
 	if _, ok := m.Parts["log"]; ok || len(m.Parts) > 6 {
 		t.Errorf("what has not changed is told again: %v", m.Parts)
+	}
+}
+
+// Before there is anything to tell, a page is told to come back.
+func TestStreamTooEarly(t *testing.T) {
+	t.Parallel()
+	if w := get(t, served(t, nil), "/events"); w.Code != 503 || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "the agent is starting") {
+		t.Errorf("%d %v\n%s", w.Code, w.Header(), w.Body)
 	}
 }
 
@@ -177,6 +205,8 @@ func TestStreamsAreBounded(t *testing.T) {
 	follow(t, address)
 	if third, _ := follow(t, address); third.StatusCode != http.StatusServiceUnavailable || third.Header.Get("Retry-After") == "" {
 		t.Errorf("the third: %d", third.StatusCode)
+	} else if text, err := io.ReadAll(third.Body); err != nil || !strings.Contains(string(text), "too many pages") {
+		t.Errorf("the third: %s, %v", text, err)
 	}
 	// The second never reads. Its buffers fill up: then it has to go.
 	n := *sample()
@@ -285,6 +315,38 @@ func TestHistory(t *testing.T) {
 	h.add(&Snapshot{Time: n.Time.Add(historyStep), Status: api.Status{Uplinks: []api.UplinkStatus{{Name: "uplink0"}, {Name: "new", RTT: ptr(1.0)}}}})
 	if len(h.points) != 2 || len(h.points["new"]) != historyKept || h.newest("new").rtt != 1 || !math.IsNaN(float64(h.newest("uplink0").rtt)) {
 		t.Errorf("%d uplinks", len(h.points))
+	}
+}
+
+// Where the clock is set back, what is in the future goes: times only grow.
+func TestClockSetBack(t *testing.T) {
+	t.Parallel()
+	for _, back := range []int{1, 10, historyKept - 1, 2 * historyKept} {
+		h, n := full(2)
+		for i := range 3 {
+			m := *n
+			m.Time = n.Time.Add(time.Duration(i-back) * historyStep)
+			if !h.add(&m) {
+				t.Fatalf("%d steps back: no point", back)
+			}
+		}
+		var got struct {
+			T []int64
+			U map[string][6][]*float64
+		}
+		if err := json.Unmarshal(h.appendJSON(nil), &got); err != nil {
+			t.Fatal(err)
+		}
+		want := max(historyKept-back-1, 0) + 3
+		if len(got.T) != min(want, historyKept) || got.T[len(got.T)-1] != n.Time.Add(time.Duration(2-back)*historyStep).Unix() {
+			t.Errorf("%d steps back: %d points until %d", back, len(got.T), got.T[len(got.T)-1])
+		}
+		for i, at := range got.T {
+			u := got.U["uplink1"][0]
+			if i > 0 && at <= got.T[i-1] || len(u) != len(got.T) || i < len(got.T)-3 && *u[i] != float64((at-noon.Unix())/2)+0.25 {
+				t.Fatalf("%d steps back: point %d is %v at %d", back, i, *u[i], at)
+			}
+		}
 	}
 }
 

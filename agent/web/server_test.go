@@ -2,6 +2,8 @@ package web
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -18,6 +20,14 @@ func served(t *testing.T, n *Snapshot) *Server {
 	t.Helper()
 	s, err := New(Options{Address: netip.MustParseAddrPort("127.0.0.1:9780"), Version: "test",
 		Explain: func(_ context.Context, r api.ExplainRequest) (api.Explanation, error) {
+			switch r.To.String() {
+			case "8.8.8.1":
+				return api.Explanation{}, fmt.Errorf("asking: %w", &api.Error{Code: http.StatusBadRequest, Text: "say by which interface"})
+			case "8.8.8.2":
+				return api.Explanation{}, api.ErrBusy
+			case "8.8.8.3":
+				return api.Explanation{}, errors.New("no memory")
+			}
 			return api.Explanation{Uplink: ptr("dsl"), Policy: ptr("default"), Agrees: true, Why: []string{"It comes in by <eth0>, from " + r.From.String() + "."}}, nil
 		}})
 	if err != nil {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -60,14 +61,18 @@ func (s *streams) send(message []byte) {
 	}
 }
 
-// enter lets a page in, with everything that it needs; nil: there is no room, or
-// nothing to say yet.
+var (
+	errStarting = errors.New("the agent is starting: nothing is known yet")
+	errCrowded  = errors.New("too many pages are open: this one is not kept up to date")
+)
+
+// enter lets a page in, with everything that it needs.
 func (s *Server) enter() (chan []byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.latest.Load()
 	if n == nil {
-		return nil, nil
+		return nil, errStarting
 	}
 	if s.shown.parts == nil {
 		if err := s.refresh(n, false); err != nil {
@@ -78,7 +83,11 @@ func (s *Server) enter() (chan []byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.streams.enter(s.limits.streams, whole), nil
+	c := s.streams.enter(s.limits.streams, whole)
+	if c == nil {
+		return nil, errCrowded
+	}
+	return c, nil
 }
 
 // serveEvents keeps a page up to date until it goes away.
@@ -89,12 +98,13 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c, err := s.enter()
-	if err != nil {
-		s.options.Log.Error("the status page cannot be made", "err", err)
-	}
-	if c == nil {
+	if errors.Is(err, errStarting) || errors.Is(err, errCrowded) {
 		w.Header().Set("Retry-After", "10")
-		http.Error(w, "too many pages are open: this one is not kept up to date", http.StatusServiceUnavailable)
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	if err != nil {
+		s.unmade(w, err)
 		return
 	}
 	defer s.streams.leave(c)

@@ -68,6 +68,18 @@ func TestPage(t *testing.T) {
 	t.Cleanup(func() { _ = b.close() })
 	must(t, b.size(ctx, 1280, 900, false))
 	must(t, b.dark(ctx, false))
+	must(t, b.call(ctx, nil, "Page.addScriptToEvaluateOnNewDocument", map[string]any{"source": `
+		window.EventSource = class extends EventSource { constructor(url) { super(url); window.source = this; } };
+		let plot;
+		Object.defineProperty(window, "uPlot", { get: () => plot, set: (original) => {
+			plot = class extends original {
+				constructor(...args) {
+					super(...args);
+					const set = this.setData;
+					this.setData = (data) => { window.drawn = data[0]; set(data); };
+				}
+			};
+		} });`}))
 	must(t, b.open(ctx, "http://"+a.HTTP+"/"))
 	const client = "192.168.0.10"
 	names := []string{}
@@ -89,6 +101,12 @@ func TestPage(t *testing.T) {
 	picture, err := b.eval(ctx, "document.querySelector('.plot canvas').toDataURL()")
 	must(t, err)
 	must(t, b.until(ctx, "document.querySelector('.plot canvas').toDataURL() != "+quoted(picture)))
+
+	// The clock is set back: what was drawn of the future goes, and the charts go on.
+	must(t, b.until(ctx, "window.drawn && drawn.length > 2"))
+	_, err = b.eval(ctx, "{ window.earlier = drawn.at(-1) - 100; source.onmessage({ data: JSON.stringify({ uplinks: document.body.dataset.uplinks, parts: {}, t: earlier, points: {} }) }); }")
+	must(t, err)
+	must(t, b.until(ctx, "drawn.indexOf(earlier) == 0 && drawn.length > 1"))
 
 	must(t, top.Uplinks[0].Provider.Blackhole(true))
 	must(t, b.until(ctx, "document.getElementById('u-"+first+"-state').textContent == 'down'"))

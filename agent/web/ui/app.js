@@ -19,7 +19,10 @@
   }
 
   function append(t, points) {
-    if (times.length && t <= times[times.length - 1]) return;
+    while (times.length && t <= times[times.length - 1]) { // the clock was set back
+      times.pop();
+      for (const lists of series.values()) lists.forEach((list) => list.pop());
+    }
     times.push(t);
     const old = times.length > keep;
     if (old) times.shift();
