@@ -8,8 +8,8 @@ const (
 	maxFlaps  = 20               // more are more than any hold-down can double
 )
 
-// hold is how long a leg that went down stays out. The more often it went down
-// of late, the longer.
+// hold is how long a leg that went down, or was degraded, stays so. The more
+// often it was of late, the longer.
 type hold struct {
 	until   time.Time
 	flaps   int

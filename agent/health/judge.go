@@ -29,6 +29,7 @@ type judge struct {
 	returned bool // the path came back, and nothing has spoken against it yet
 	byProbes bool // down because nothing answered
 	hold     hold
+	ease     hold // how long a degraded leg stays so, at least
 
 	targets   targets
 	flight    flight
@@ -153,7 +154,7 @@ func (j *judge) due() time.Time {
 	}
 	d = earlier(d, j.flight.due())
 	if j.state == Degraded && !j.quality.calm.IsZero() {
-		d = earlier(d, j.quality.calm.Add(calmTime))
+		d = earlier(d, latest(j.quality.calm.Add(calmTime), j.ease.until))
 	}
 	if j.state == Down && j.good >= j.settings.UpAfter {
 		d = earlier(d, j.hold.until)
@@ -164,6 +165,13 @@ func (j *judge) due() time.Time {
 // earlier returns the earlier of two times, of which b may be zero: none.
 func earlier(a, b time.Time) time.Time {
 	if !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
 		return b
 	}
 	return a
@@ -415,14 +423,16 @@ func (j *judge) assess(now time.Time) {
 			j.quality.ill = now
 		case now.Sub(j.quality.ill) >= illTime:
 			j.state, j.reason, j.since = Degraded, why, now
+			j.ease.down(now, calmTime)
 			j.quality.ill, j.quality.calm = time.Time{}, time.Time{}
 		}
 	case !j.quality.good(j.targets.sum(j.second(now)), j.settings):
 		j.quality.calm = time.Time{}
 	case j.quality.calm.IsZero():
 		j.quality.calm = now
-	case now.Sub(j.quality.calm) >= calmTime:
+	case now.Sub(j.quality.calm) >= calmTime && !now.Before(j.ease.until):
 		j.state, j.reason, j.since = Up, "", now
+		j.ease.up(now)
 	}
 }
 

@@ -592,3 +592,34 @@ func TestFlapsAreBounded(t *testing.T) {
 		t.Errorf("held for %v", held)
 	}
 }
+
+// A line that its own traffic fills again whenever it has some is degraded for
+// longer each time: it does not come and go for ever.
+func TestDegradedAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	s := newSim(1)
+	lossy := false
+	u := s.add("dsl", settings(3), nil)
+	u.net = func(_ int, at time.Duration) (time.Duration, error) {
+		if u.state == Up {
+			lossy = true // it has new connections
+		} else if at-u.states[len(u.states)-1].at > 20*time.Second {
+			lossy = false // they have ended
+		}
+		if lossy && s.random.Float64() < 0.4 {
+			return -1, nil
+		}
+		return rtt, nil
+	}
+	s.add("lte", settings(3), steady(rtt))
+	s.run(time.Hour)
+	n := 0
+	for _, x := range u.states {
+		if x.state == Degraded {
+			n++
+		}
+	}
+	if n < 5 || n > 20 {
+		t.Errorf("degraded %d times in an hour: %v", n, u.states)
+	}
+}
