@@ -20,7 +20,10 @@ type Facts struct {
 	FailedNeighbours []Neighbour
 	Marks            []ForeignMark
 	Intruders        []ForeignRoute
-	NoIPv6           bool // the kernel has no IPv6, or it is switched off
+	// NoMain are the families in which none of the kernel's and of others' rules
+	// leads to table main with its defaults: somebody took the kernel's away.
+	NoMain []Family
+	NoIPv6 bool // the kernel has no IPv6, or it is switched off
 }
 
 // Link is a network interface.

@@ -148,7 +148,8 @@ func (k *Kernel) NeighbourFailed(index int, a netip.Addr) {
 }
 
 // Facts reads links, addresses, the main table's default routes, resolved and
-// failed neighbours, foreign rules on marks and foreign routes in our tables.
+// failed neighbours, foreign rules on marks and for table main, and foreign
+// routes in our tables.
 func (k *Kernel) Facts() (Facts, error) {
 	failed := map[neighbourKey]bool{}
 	k.mu.Lock()
@@ -185,6 +186,12 @@ func (k *Kernel) Facts() (Facts, error) {
 		rules, err := k.rules(family)
 		if err != nil {
 			return Facts{}, err
+		}
+		main := func(r netlink.Rule) bool {
+			return r.Protocol != Protocol && r.Table == TableMain && r.SuppressPrefixlen < 0
+		}
+		if !slices.ContainsFunc(rules, main) {
+			f.NoMain = append(f.NoMain, family)
 		}
 		for _, r := range rules {
 			if r.Protocol != Protocol && (r.Mark != 0 || r.Mask != nil) {

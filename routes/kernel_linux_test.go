@@ -2,6 +2,7 @@ package routes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -309,6 +310,45 @@ func TestForeign(t *testing.T) {
 	}
 	if len(f.Marks) != len(rules) {
 		t.Errorf("foreign marks: %+v, wanted %d", f.Marks, len(rules))
+	}
+}
+
+// TestNoMain: the kernel's rule for table main is missed in its family, whatever
+// else leads there: ours, and those that leave the default route out.
+func TestNoMain(t *testing.T) {
+	w := newWorld(t)
+	h := w.ns.Handle()
+	missed := func() []Family {
+		f, err := w.k.Facts()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.NoMain
+	}
+	if got := missed(); len(got) > 0 {
+		t.Errorf("at first: %v", got)
+	}
+	var want []Family
+	for _, f := range []Family{IPv4, IPv6} {
+		main := netlink.NewRule()
+		main.Family, main.Priority, main.Table = int(f), 32766, TableMain
+		part := netlink.NewRule()
+		part.Family, part.Priority, part.Table, part.SuppressPrefixlen = int(f), 500, TableMain, 0
+		if err := errors.Join(h.RuleDel(main), h.RuleAdd(part)); err != nil {
+			t.Fatal(err)
+		}
+		w.apply(Spec{Rules: []Rule{{Family: f, Priority: 32766, Mark: 1 << 24, Mask: 0xff000000, Table: TableMain}}})
+		if want = append(want, f); !slices.Equal(missed(), want) {
+			t.Errorf("%v, wanted %v", missed(), want)
+		}
+	}
+	main := netlink.NewRule()
+	main.Family, main.Priority, main.Table = unix.AF_INET, 900, TableMain
+	if err := h.RuleAdd(main); err != nil {
+		t.Fatal(err)
+	}
+	if got := missed(); !slices.Equal(got, []Family{IPv6}) {
+		t.Errorf("somebody leads there again: %v", got)
 	}
 }
 

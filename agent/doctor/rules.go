@@ -72,7 +72,7 @@ func ownRules(f *Facts, families []routes.Family) []Finding {
 		}
 		if !has(routes.TableMain) {
 			all = append(all, finding(Warning, "ip "+family.String()+" rule", fmt.Sprintf("ip %s rule add pref 32766 lookup main", family),
-				"the kernel's rule for table main is gone (systemd-networkd does that): what bypasses goes nowhere, and nothing is left after a purge"))
+				"the kernel's rule for table main is gone (\"ip rule flush\" and systemd-networkd do that): after a purge nothing leads anywhere"))
 		}
 	}
 	return all

@@ -21,6 +21,7 @@ import (
 //	default NAME [via ADDRESS] [onlink] [metric N] [-6]
 //	neighbour NAME ADDRESS MAC|failed
 //	mark -4|-6 PRIORITY MARK/MASK
+//	nomain -4|-6
 //	delegated PREFIX
 //	noipv6
 func parseFacts(text string) (f routes.Facts, err error) {
@@ -123,6 +124,9 @@ func parseFact(f *routes.Facts, kind string, w []string) (err error) {
 		m.Mark, m.Mask = uint32(number(mark)), uint32(number(mask))
 		f.Marks = append(f.Marks, m)
 		w = w[3:]
+	case "nomain":
+		f.NoMain = append(f.NoMain, map[string]routes.Family{"-4": routes.IPv4, "-6": routes.IPv6}[w[0]])
+		w = w[1:]
 	case "delegated":
 		f.Delegated = append(f.Delegated, netip.MustParsePrefix(w[0]))
 		w = w[1:]

@@ -32,14 +32,15 @@ const (
 	rulePins = 400
 	// Traffic that was given to a policy.
 	rulePolicy = 500
-	// What bypasses goes past the default policy, to the kernel's own rule for
-	// table main, whether that leads anywhere or not; others' rules come first,
-	// as they would without us.
+	// What bypasses goes past the default policy, to the rules for table main,
+	// whether that leads anywhere or not; others' rules come first, as they would
+	// without us.
 	ruleBypass = 32764
 	// Everything else: the default policy.
 	ruleDefault = 32765
 	// The kernel's own rule for table main (fib_default_rules_init,
-	// net/ipv4/fib_rules.c).
+	// net/ipv4/fib_rules.c). It has gone where somebody flushed all rules, so what
+	// bypasses has one of ours behind it.
 	ruleKernel = 32766
 )
 
@@ -59,6 +60,7 @@ func (m *maker) routing() {
 		for i, p := range m.Policies {
 			if p.Bypass {
 				m.rule(routes.Rule{Family: f, Priority: ruleBypass, Mark: p.Mark, Mask: m.router.MarkMask, Goto: ruleKernel})
+				m.rule(routes.Rule{Family: f, Priority: ruleKernel, Mark: p.Mark, Mask: m.router.MarkMask, Table: routes.TableMain})
 				continue
 			}
 			m.rule(routes.Rule{Family: f, Priority: base + rulePolicy, Mark: p.Mark, Mask: m.router.MarkMask, Table: p.Table})

@@ -19,6 +19,11 @@ func (m *maker) warnings() {
 			m.warn("ip %s rule %d of another program uses mark %#x/%#x, which overlaps our mark_mask %#08x: give one of the two other bits", f.Family, f.Priority, f.Mark, f.Mask, m.router.MarkMask)
 		}
 	}
+	for _, f := range m.families() {
+		if slices.Contains(m.Facts.NoMain, f) {
+			m.warn("the kernel's ip %s rule for table main is gone (\"ip rule flush\" and systemd-networkd do that): after a purge nothing leads anywhere; put it back: ip %s rule add pref 32766 lookup main", f, f)
+		}
+	}
 	for _, r := range m.Facts.Intruders {
 		m.warn("another program (protocol %d) has put a route to %s, metric %d, into our table %d, where it goes before ours: ip %s route del %s metric %d table %d proto %d",
 			r.Protocol, r.Dst, r.Metric, r.Table, r.Family, r.Dst, r.Metric, r.Table, r.Protocol)

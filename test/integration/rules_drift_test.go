@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
@@ -165,6 +166,70 @@ func TestRulesForeignEdits(t *testing.T) {
 		}
 	}
 	h.rightWays("in the end")
+	h.unchanged()
+	if out, errOut, code, err := h.Command("purge"); err != nil || code != 0 {
+		t.Fatalf("purge: exit %d, %v: %s%s", code, err, out, errOut)
+	}
+	if left := h.state(true); strings.TrimSpace(left) != "" {
+		t.Errorf("purge left:\n%s", left)
+	}
+}
+
+// TestRuleFlush: what "ip rule flush" does, to a router with traffic. It takes
+// the kernel's own rule for table main, too: that is told, and what bypasses does
+// without it.
+func TestRuleFlush(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newRuleHouse(t, lab.NewRouter, lab.Options{Uplinks: 3, Clients: 2, ClientAddresses: 2})
+	main := h.Uplinks[2]
+	for _, r := range []lab.Route{{Gateway: main.Gateway, Interface: main.Interface}, {Gateway: main.Gateway6, Interface: main.Interface}} {
+		must(t, h.Topology.Router.AddRoute(r))
+	}
+	h.start(ctx, h.text(h.first(), "[[rule]]\nfrom = [\"192.168.0.10\", \"fd00:1::a\"]\naction = \"bypass\"\n"))
+	goes := func(what string) {
+		t.Helper()
+		h.goes(what, h.name(0), try{address: 1}, try{router: true}, try{other: true, proto: udp})
+		h.goes(what+", bypassed", h.name(2), try{}, try{proto: udp})
+	}
+	goes("at first")
+	targets := lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP))
+	streams, err := lab.StartStreams(ctx, h.Client(), 30, targets, lab.StreamOptions{Interval: 20 * time.Millisecond, Timeout: 20 * time.Second})
+	must(t, err)
+	handle := h.Topology.Router.Handle()
+	for family, name := range map[int]string{unix.AF_INET: "-4", unix.AF_INET6: "-6"} {
+		h.mended("ip "+name+" rule flush", "ip "+name+" rule pref", func() error {
+			rules, err := handle.RuleList(family)
+			for _, r := range rules {
+				if r.Priority > 0 {
+					r.Family = family
+					err = errors.Join(err, handle.RuleDel(&r))
+				}
+			}
+			return err
+		})
+	}
+	goes("after flush")
+	if r := streams.Stop(); r.Broken > 0 {
+		t.Errorf("connections broke: %s", r)
+	}
+	s, err := h.Status(ctx)
+	must(t, err)
+	for _, name := range []string{"-4", "-6"} {
+		if remedy := "ip " + name + " rule add pref 32766 lookup main"; !slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, remedy) }) {
+			t.Errorf("no %q in %q", remedy, s.Warnings)
+		}
+	}
+	h.unchanged()
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		r := netlink.NewRule()
+		r.Family, r.Priority, r.Table = family, 32766, unix.RT_TABLE_MAIN
+		must(t, handle.RuleAdd(r))
+	}
+	h.until(5*time.Second, "nothing is told any more", func() bool {
+		s, err := h.Status(ctx)
+		return err == nil && !strings.Contains(strings.Join(s.Warnings, " "), "table main")
+	})
+	goes("with the kernel's rule again")
 	h.unchanged()
 	if out, errOut, code, err := h.Command("purge"); err != nil || code != 0 {
 		t.Fatalf("purge: exit %d, %v: %s%s", code, err, out, errOut)
