@@ -153,6 +153,10 @@ func (d *daemon) describe(traffic map[string]carried) api.Status {
 	if shut := d.shut.Load(); shut != nil {
 		s.Warnings = append(s.Warnings, *shut)
 	}
+	s.Warnings = append(s.Warnings, d.names.Warnings()...)
+	if d.unwanted != "" {
+		s.Warnings = append(s.Warnings, unwantedFiles+": "+d.unwanted)
+	}
 	verdicts := d.monitor.Verdicts()
 	for _, u := range d.plan.Uplinks {
 		status := d.uplinkStatus(u, traffic)

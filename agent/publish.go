@@ -19,6 +19,7 @@ import (
 // namer keeps the addresses of rules' domains.
 type namer interface {
 	Update(w domains.Wanted, refill bool)
+	Warnings() []string
 }
 
 // resolver prepares what resolves names, and writes their addresses to t, which
@@ -35,6 +36,7 @@ func (d *daemon) resolver(cfg *config.Config, t *nat.Table) *domains.Resolver {
 			return t.Fill(all)
 		},
 		Empty: t.Empty,
+		Room:  nat.MaxListed,
 		Rand:  mathrand.Float64,
 		Log:   d.Log,
 	})
@@ -71,10 +73,12 @@ func (d *daemon) publish() {
 		wrong = err.Error()
 	}
 	if wrong != "" && wrong != d.unwanted {
-		d.Log.Warn("files for dnsmasq and resolvers are not as they should be", "err", err)
+		d.Log.Warn(unwantedFiles, "err", err)
 	}
 	d.unwanted = wrong
 }
+
+const unwantedFiles = "files for dnsmasq and resolvers are not as they should be"
 
 // writeOwn writes one of our files, for all to read, if it says something else. A
 // reader finds the old text or the new one. What somebody else put there stays.

@@ -138,6 +138,7 @@ func (nobody) Watch([]health.Watched)                  {}
 func (nobody) Hold(bool)                               {}
 func (nobody) Verdicts() map[health.Leg]health.Verdict { return nil }
 func (nobody) Update(domains.Wanted, bool)             {}
+func (nobody) Warnings() []string                      { return nil }
 func (nobody) Memories() map[health.Leg]health.Memory  { return nil }
 
 // watch prepares the probes, with what a predecessor left at path.

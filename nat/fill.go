@@ -14,40 +14,42 @@ import (
 type Listed struct {
 	List    string
 	Addr    netip.Addr
-	Timeout time.Duration // from now on; rounded up to milliseconds, more than 0
+	Timeout time.Duration // from now on; rounded up to milliseconds, at least one
 }
 
 // maxFilled is how many elements one transaction adds, see maxElements.
 const maxFilled = 1000
 
-// filling makes the transactions that put addresses into lists. The kernel
-// leaves an element alone that is added again (before Linux 6.12; since then it
-// depends on the timeouts: nft_add_set_elem, net/netfilter/nf_tables_api.c). So
-// each is added, deleted and added in one transaction, which no packet sees in
-// between: it has the new timeout whether it was there or not.
-func filling(all []Listed) []*batch {
-	var batches []*batch
-	for some := range slices.Chunk(all, maxFilled) {
-		bySet := map[string][]Listed{}
-		var names []string
-		for _, x := range some {
-			name := ListSet(x.List, x.Addr.Is6())
-			if bySet[name] == nil {
-				names = append(names, name)
-			}
-			bySet[name] = append(bySet[name], x)
+// filling makes the transactions that put addresses into lists: those of each
+// set by themselves, because one that is full fails as a whole.
+//
+// The kernel leaves an element alone that is added again (before Linux 6.12;
+// since then it depends on the timeouts: nft_add_set_elem,
+// net/netfilter/nf_tables_api.c). So each is added, deleted and added in one
+// transaction, which no packet sees in between: it has the new timeout whether
+// it was there or not.
+func filling(all []Listed) [][]*batch {
+	bySet := map[string][]Listed{}
+	var names []string
+	for _, x := range all {
+		name := ListSet(x.List, x.Addr.Is6())
+		if bySet[name] == nil {
+			names = append(names, name)
 		}
-		b := newBatch()
-		for _, name := range names {
-			list := bySet[name]
-			b.elements(unix.NFT_MSG_NEWSETELEM, name, elementsOf(list, true))
-			b.elements(unix.NFT_MSG_DELSETELEM, name, elementsOf(list, false))
-			b.elements(unix.NFT_MSG_NEWSETELEM, name, elementsOf(list, true))
-		}
-		b.end()
-		batches = append(batches, b)
+		bySet[name] = append(bySet[name], x)
 	}
-	return batches
+	sets := make([][]*batch, len(names))
+	for i, name := range names {
+		for some := range slices.Chunk(bySet[name], maxFilled) {
+			b := newBatch()
+			b.elements(unix.NFT_MSG_NEWSETELEM, name, elementsOf(some, true))
+			b.elements(unix.NFT_MSG_DELSETELEM, name, elementsOf(some, false))
+			b.elements(unix.NFT_MSG_NEWSETELEM, name, elementsOf(some, true))
+			b.end()
+			sets[i] = append(sets[i], b)
+		}
+	}
+	return sets
 }
 
 // emptying makes the transaction that takes all addresses out of lists.
@@ -78,6 +80,9 @@ func elementsOf(list []Listed, timeouts bool) []byte {
 	return l.buf
 }
 
+// fillingSet is what elements does, before the name of the set.
+const fillingSet = "filling set "
+
 // elements adds a message about elements of a set; without a list, about all of
 // them.
 func (b *batch) elements(message netlink.HeaderType, set string, list []byte) {
@@ -85,7 +90,7 @@ func (b *batch) elements(message netlink.HeaderType, set string, list []byte) {
 	if message == unix.NFT_MSG_NEWSETELEM {
 		flags = netlink.Create
 	}
-	b.add(message, flags, "filling set "+set, func(ae *netlink.AttributeEncoder) {
+	b.add(message, flags, fillingSet+set, func(ae *netlink.AttributeEncoder) {
 		ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
 		ae.String(unix.NFTA_SET_ELEM_LIST_SET, set)
 		if list != nil {

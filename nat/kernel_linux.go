@@ -97,14 +97,19 @@ func (t *Table) Write(have State, want Ruleset) error {
 }
 
 // Fill puts addresses into lists, with new timeouts where they are there already.
-// The lists are those of the Ruleset that was written last.
+// The lists are those of the Ruleset that was written last. What fails for one
+// set, such as ENFILE where it is full, leaves the others alone.
 func (t *Table) Fill(all []Listed) error {
-	for _, b := range filling(all) {
-		if err := t.commit("filling lists of", b); err != nil {
-			return err
+	var errs []error
+	for _, set := range filling(all) {
+		for _, b := range set {
+			if err := t.commit("filling lists of", b); err != nil {
+				errs = append(errs, err)
+				break
+			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // Empty takes all addresses out of lists, whoever put them there.
@@ -167,6 +172,8 @@ func hint(op string, err error) string {
 	switch {
 	case errors.Is(err, unix.EPERM):
 		return " (it needs root, or CAP_NET_ADMIN)"
+	case errors.Is(err, unix.ENFILE) && strings.HasPrefix(op, fillingSet):
+		return " (the set is full)" // strerror(3) speaks of files
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EAFNOSUPPORT):
 		if option := missingOption(op); option != "" {
 			return " (the kernel does not know this: it needs " + option + ")"

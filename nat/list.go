@@ -7,9 +7,9 @@ import (
 
 // A list of addresses is two dynamic sets, one for each family.
 
-// maxListed bounds a list's addresses in each family: a name has few of them, and
+// MaxListed bounds a list's addresses in each family: a name has few of them, and
 // to empty the set the kernel makes a page of notification for each.
-const maxListed = 16384
+const MaxListed = 16384
 
 // ListSet returns the name of the set with a list's addresses in one family.
 func ListSet(list string, v6 bool) string {
@@ -21,7 +21,7 @@ func ListSet(list string, v6 bool) string {
 
 // listSet is a list's set in one family.
 func listSet(list string, v6 bool) Dynamic {
-	return Dynamic{Name: ListSet(list, v6), Fields: []Field{destination(v6)}, Size: maxListed}
+	return Dynamic{Name: ListSet(list, v6), Fields: []Field{destination(v6)}, Size: MaxListed}
 }
 
 // inList reports whether an address is in a list.

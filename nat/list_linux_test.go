@@ -78,3 +78,43 @@ func TestFill(t *testing.T) {
 		t.Errorf("a list that does not exist: %v", err)
 	}
 }
+
+// TestFillFull: a list that is full leaves the others alone, and its other
+// family; what it has can be renewed, and comes into what is free again.
+func TestFillFull(t *testing.T) {
+	k := newKernel(t)
+	spec := ruleSpec()
+	spec.Lists = testLists
+	k.write(Compile(spec))
+	var many []Listed
+	for i := range MaxListed {
+		many = append(many, Listed{"domain-x", netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), time.Hour})
+	}
+	one, six := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("2001:db8::1")
+	rest := []Listed{{"domain-x", one, time.Hour}, {"domain-x", six, time.Hour}, {"domain-y", one, time.Hour}, {"domain-z", one, time.Hour}}
+	has := func(list string, a netip.Addr) bool { return k.has(listSet(list, a.Is6()), string(a.AsSlice())) }
+	k.fill(many)
+	err := k.ns.Do(func() error { return k.table.Fill(rest) })
+	if !errors.Is(err, unix.ENFILE) || !strings.Contains(err.Error(), "filling set domain-x4: ") || !strings.Contains(err.Error(), "(the set is full)") {
+		t.Errorf("one more than fits: %v", err)
+	}
+	if has("domain-x", one) || !has("domain-x", six) || !has("domain-y", one) || !has("domain-z", one) {
+		t.Error("one list that is full took others with it")
+	}
+	k.fill(many)
+	many[0].Timeout = 0
+	k.fill(many[:1])
+	again := time.NewTicker(100 * time.Millisecond) // each attempt keeps the kernel from clearing away
+	defer again.Stop()
+	for deadline := time.Now().Add(20 * time.Second); ; <-again.C {
+		if err = k.ns.Do(func() error { return k.table.Fill(rest[:1]) }); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("where one went, there is no room: %v", err)
+		}
+	}
+	if !has("domain-x", one) || !has("domain-x", many[MaxListed-1].Addr) {
+		t.Error("what fits is not there")
+	}
+}

@@ -13,6 +13,7 @@ import (
 // List is the domains of one rule, or of several that name the same ones.
 type List struct {
 	ID      string   // of what is in it, so that a list keeps its addresses whatever becomes of others
+	Rules   []string // who names them, in order
 	Domains []string // in lower case and in order; "example.org", or "*.example.org" for all below it
 }
 

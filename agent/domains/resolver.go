@@ -2,10 +2,13 @@ package domains
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -21,8 +24,9 @@ type Element struct {
 // Options are what a Resolver works with.
 type Options struct {
 	Ask   func(ctx context.Context, q Question, servers []netip.Addr) ([]netip.Addr, time.Duration, error)
-	Add   func([]Element) error // whatever timeouts the elements have by now, if they are there
+	Add   func([]Element) error // to one set; whatever timeouts the elements have by now, if they are there
 	Empty func(sets []string) error
+	Room  int            // the elements that a set takes, of each family
 	Rand  func() float64 // 0 to below 1; for one goroutine
 	Log   *slog.Logger
 }
@@ -40,10 +44,8 @@ const (
 	lookTime  = 8 * time.Second
 	// period is how often the sets that dnsmasq fills are emptied, in turn. No
 	// answer may be in use longer than that.
-	period = 48 * time.Hour
-	// againAfter is the wait after elements could not be written.
-	againAfter = time.Second
-	turnCheck  = time.Minute
+	period    = 48 * time.Hour
+	turnCheck = time.Minute
 )
 
 // Resolver keeps the sets of lists filled with the addresses of their names.
@@ -54,6 +56,7 @@ type Resolver struct {
 	mu     sync.Mutex
 	wanted Wanted
 	refill bool
+	wrong  []string
 }
 
 // NewResolver prepares a resolver. It wants nothing yet.
@@ -78,7 +81,14 @@ func (r *Resolver) Update(w Wanted, refill bool) {
 }
 
 func same(a, b Wanted) bool {
-	return slices.Equal(a.Servers, b.Servers) && slices.EqualFunc(a.Lists, b.Lists, func(x, y List) bool { return x.ID == y.ID })
+	return slices.Equal(a.Servers, b.Servers) && slices.EqualFunc(a.Lists, b.Lists, func(x, y List) bool { return x.ID == y.ID && slices.Equal(x.Rules, y.Rules) })
+}
+
+// Warnings says what a person should look at, in a stable order.
+func (r *Resolver) Warnings() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.wrong
 }
 
 // found is how a question ended.
@@ -95,9 +105,8 @@ type running struct {
 	wanted  Wanted
 	sched   Schedule
 	limiter *rate.Limiter
+	shelves map[string]*shelf // by ID of a list
 	asking  int
-	again   time.Time // when all is to be written again; zero: not at all
-	failure string    // the last one of a write, so that it is logged once
 	results chan found
 	turn    int64 // the period in which the told sets were last looked at
 	emptied time.Time
@@ -135,6 +144,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 				x.results <- f // there is room for all in flight
 			})
 		}
+		x.warn(now)
 		timer.Reset(x.sleep(time.Now()))
 	}
 }
@@ -155,8 +165,15 @@ func (x *running) update(now time.Time) {
 		names = append(names, l.Names()...)
 	}
 	x.sched.Want(names, now)
-	if refill {
-		x.write(x.sched.Held(now), now)
+	old := x.shelves
+	x.shelves = map[string]*shelf{}
+	for _, l := range w.Lists {
+		if x.shelves[l.ID] = old[l.ID]; x.shelves[l.ID] == nil {
+			x.shelves[l.ID] = newShelf()
+		}
+		if refill {
+			x.fill(l, now)
+		}
 	}
 }
 
@@ -172,52 +189,93 @@ func (x *running) take(f found, now time.Time) {
 	x.write(x.sched.Answered(f.q, f.addrs, f.ttl, now, x.Rand()), now)
 }
 
-// write puts addresses into the sets of the lists that have their names, for as
-// long as one of these has them.
+// write puts addresses into the sets of the lists that have their names.
 func (x *running) write(holds []Hold, now time.Time) {
-	var elements []Element
-	done := map[Element]bool{}
-	for _, h := range holds {
-		for _, l := range x.wanted.Lists {
-			if !l.contains(h.Name) {
-				continue
-			}
-			e := Element{Set: l.Asked(), Addr: h.Addr}
-			if done[e] {
-				continue
-			}
-			done[e] = true
-			e.Timeout = max(x.sched.Until(h.Addr, l).Sub(now), 0)
-			elements = append(elements, e)
+	for _, l := range x.wanted.Lists {
+		s := x.shelves[l.ID]
+		if !s.again.IsZero() {
+			continue
 		}
-	}
-	if len(elements) == 0 {
-		return
-	}
-	if x.failed(x.Add(elements), now) {
-		x.again = now.Add(againAfter)
+		var addrs []netip.Addr
+		for _, h := range holds {
+			if l.contains(h.Name) {
+				addrs = append(addrs, h.Addr)
+			}
+		}
+		s.wrote(x.put(l, addrs, now), now)
 	}
 }
 
-// failed logs an error of a write, once.
-func (x *running) failed(err error, now time.Time) bool {
-	if err == nil {
-		x.failure = ""
-		return false
+// put puts addresses into a list's set, for as long as one of its names has them.
+func (x *running) put(l List, addrs []netip.Addr, now time.Time) error {
+	var elements []Element
+	done := map[netip.Addr]bool{}
+	for _, a := range addrs {
+		if done[a] {
+			continue
+		}
+		done[a] = true
+		until := x.sched.Until(a, l)
+		if until.Before(now) {
+			until = now
+		}
+		if x.shelves[l.ID].place(a, until, now, x.Room) {
+			elements = append(elements, Element{Set: l.Asked(), Addr: a, Timeout: until.Sub(now)})
+		}
 	}
-	if x.failure != err.Error() {
-		x.failure = err.Error()
-		x.Log.Warn("addresses of a rule's domains could not be written; it is tried again", "err", err)
+	if len(elements) == 0 {
+		return nil
 	}
-	return true
+	return x.Add(elements)
+}
+
+// fill puts all of a list into its set. If that was full although there is room
+// by our count, an agent before this one left addresses there that its names do
+// not have now; they serve until each name has been asked for, and no longer.
+func (x *running) fill(l List, now time.Time) {
+	s := x.shelves[l.ID]
+	var err error
+	if errors.Is(s.err, syscall.ENFILE) {
+		if !x.sched.Asked(l) {
+			s.postpone(now)
+			return
+		}
+		err = x.Empty([]string{l.Asked()})
+	}
+	addrs := s.taken(now) // also what no name has any more
+	for _, h := range x.sched.Held(l, now) {
+		addrs = append(addrs, h.Addr)
+	}
+	s.wrote(errors.Join(err, x.put(l, addrs, now)), now)
+}
+
+// warn notes what is wrong, and logs what was not before.
+func (x *running) warn(now time.Time) {
+	var wrong []string
+	for _, l := range x.wanted.Lists {
+		wrong = append(wrong, x.shelves[l.ID].wrong(l, now, x.Room)...)
+	}
+	if x.sched.Full(now) {
+		wrong = append(wrong, fmt.Sprintf("the domains of all rules have more than %d addresses: the others are not known; name fewer domains", maxHeld))
+	}
+	x.mu.Lock()
+	old := x.wrong
+	x.wrong = wrong
+	x.mu.Unlock()
+	for _, w := range wrong {
+		if !slices.Contains(old, w) {
+			x.Log.Warn(w)
+		}
+	}
 }
 
 // maintain writes again what could not be written, and empties sets in their
 // turn.
 func (x *running) maintain(now time.Time) {
-	if !x.again.IsZero() && !now.Before(x.again) {
-		x.again = time.Time{}
-		x.write(x.sched.Held(now), now)
+	for _, l := range x.wanted.Lists {
+		if s := x.shelves[l.ID]; !s.again.IsZero() && !now.Before(s.again) {
+			x.fill(l, now)
+		}
 	}
 	turn := turnOf(now)
 	if turn == x.turn {
@@ -228,12 +286,10 @@ func (x *running) maintain(now time.Time) {
 		return // somebody set the clock
 	}
 	x.emptied = now
-	var sets []string
 	for _, l := range x.wanted.Lists {
-		sets = append(sets, l.Told()[turn&1])
-	}
-	if len(sets) > 0 {
-		x.failed(x.Empty(sets), now)
+		if err := x.Empty([]string{l.Told()[turn&1]}); err != nil {
+			x.Log.Warn("addresses of a rule's domains could not be taken out; they stay for another two days", "err", err)
+		}
 	}
 }
 
@@ -251,8 +307,10 @@ func (x *running) sleep(now time.Time) time.Duration {
 			wait = max(wait, time.Second/perSecond)
 		}
 	}
-	if !x.again.IsZero() {
-		wait = min(wait, x.again.Sub(now))
+	for _, s := range x.shelves {
+		if !s.again.IsZero() {
+			wait = min(wait, s.again.Sub(now))
+		}
 	}
 	return max(wait, 0)
 }

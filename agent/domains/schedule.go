@@ -3,6 +3,7 @@ package domains
 import (
 	"cmp"
 	"container/heap"
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -62,12 +63,14 @@ type Schedule struct {
 	queue   queue                 // of all that are not in flight
 	holders map[netip.Addr][]*ask // who holds an address
 	held    int                   // how many addresses they all hold
+	full    time.Time             // when that were too many, the last time
 }
 
 type ask struct {
 	q       Question
 	next    time.Time
 	asking  bool
+	asked   bool          // before
 	wait    time.Duration // after the next failure
 	current []netip.Addr  // of the last answer
 	valid   time.Time     // until when that says that they are
@@ -93,7 +96,7 @@ func (q *queue) Pop() any {
 // due at once.
 func (s *Schedule) Want(names []string, now time.Time) {
 	old := s.asks
-	*s = Schedule{asks: map[Question]*ask{}, holders: map[netip.Addr][]*ask{}}
+	*s = Schedule{asks: map[Question]*ask{}, full: s.full, holders: map[netip.Addr][]*ask{}}
 	for _, name := range names {
 		for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
 			q := Question{name, f}
@@ -127,7 +130,7 @@ func (s *Schedule) order() {
 
 // again has a question asked at next.
 func (s *Schedule) again(a *ask, next time.Time) {
-	a.next = next
+	a.next, a.asked = next, true
 	if !a.asking { // a name that was not wanted for a while, and asked for twice
 		heap.Init(&s.queue)
 		return
@@ -209,7 +212,7 @@ func (s *Schedule) Answered(q Question, addrs []netip.Addr, ttl time.Duration, n
 		until = a.valid
 	}
 	for _, addr := range a.current {
-		if s.take(a, addr, until) {
+		if s.take(a, addr, until, now) {
 			holds = append(holds, Hold{q.Name, addr, until})
 		}
 	}
@@ -233,9 +236,13 @@ func (s *Schedule) Failed(q Question, now time.Time, random float64) {
 }
 
 // take notes until when an address is held, if there is room for it.
-func (s *Schedule) take(a *ask, addr netip.Addr, until time.Time) bool {
+func (s *Schedule) take(a *ask, addr netip.Addr, until, now time.Time) bool {
 	if _, ok := a.addrs[addr]; !ok {
-		if len(a.addrs) >= maxAddrs || s.held >= maxHeld {
+		if s.held >= maxHeld {
+			s.full = now
+			return false
+		}
+		if len(a.addrs) >= maxAddrs {
 			return false
 		}
 		s.held++
@@ -270,16 +277,46 @@ func (s *Schedule) Until(addr netip.Addr, l List) time.Time {
 	return until
 }
 
-// Held returns all that is held now, for sets that are new or were emptied.
-func (s *Schedule) Held(now time.Time) []Hold {
+// Held returns all that a list's names hold now, for a set that is new or was
+// emptied.
+func (s *Schedule) Held(l List, now time.Time) []Hold {
 	var all []Hold
-	for q, a := range s.asks {
+	for a := range s.of(l) {
+		begin := len(all)
 		for addr, until := range a.addrs {
 			if until.After(now) {
-				all = append(all, Hold{q.Name, addr, until})
+				all = append(all, Hold{a.q.Name, addr, until})
+			}
+		}
+		slices.SortFunc(all[begin:], func(a, b Hold) int { return a.Addr.Compare(b.Addr) })
+	}
+	return all
+}
+
+// Asked reports whether each of a list's names has been asked for.
+func (s *Schedule) Asked(l List) bool {
+	for a := range s.of(l) {
+		if !a.asked {
+			return false
+		}
+	}
+	return true
+}
+
+// Full reports whether addresses were not held lately because there are too many.
+func (s *Schedule) Full(now time.Time) bool {
+	return !s.full.IsZero() && now.Sub(s.full) < fullFor
+}
+
+// of goes through the questions about a list's names, in order.
+func (s *Schedule) of(l List) iter.Seq[*ask] {
+	return func(yield func(*ask) bool) {
+		for _, name := range l.Domains {
+			for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
+				if a := s.asks[Question{name, f}]; a != nil && !yield(a) {
+					return
+				}
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b Hold) int { return cmp.Or(cmp.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr)) })
-	return all
 }

@@ -50,14 +50,14 @@ func TestScheduleLife(t *testing.T) {
 	if holds := s.Answered(four, []netip.Addr{two}, 80*time.Second, at(65), 0); !slices.Equal(holds, []Hold{{"a.org", one, at(93)}, {"a.org", two, at(125 + 3600)}}) {
 		t.Errorf("held %v", holds)
 	}
-	if held := s.Held(at(70)); len(held) != 2 {
+	if held := s.Held(NewList([]string{"a.org"}), at(70)); len(held) != 2 {
 		t.Errorf("held %v", held)
 	}
-	if held := s.Held(at(100)); len(held) != 1 {
+	if held := s.Held(NewList([]string{"a.org"}), at(100)); len(held) != 1 {
 		t.Errorf("held %v", held)
 	}
 	s.Want(nil, at(100))
-	if s.Answered(six, []netip.Addr{one}, time.Hour, at(100), 0) != nil || len(s.Held(at(100))) > 0 {
+	if s.Answered(six, []netip.Addr{one}, time.Hour, at(100), 0) != nil || len(s.Held(NewList([]string{"a.org"}), at(100))) > 0 {
 		t.Error("something of a name that is not wanted any more")
 	}
 }
@@ -73,7 +73,7 @@ func TestScheduleLate(t *testing.T) {
 		s.Answered(four, []netip.Addr{one, two}, ttl, begin, 1)
 		due := s.asks[four].next
 		late := due.Add(stale - time.Second)
-		if held := s.Held(late); len(held) != 2 {
+		if held := s.Held(NewList([]string{"a.org"}), late); len(held) != 2 {
 			t.Errorf("TTL %v: held %v before it was asked again", ttl, held)
 		}
 		s.Due(late, 10)
@@ -128,7 +128,7 @@ func TestScheduleFailures(t *testing.T) {
 	s.Answered(four, []netip.Addr{one}, time.Second, begin, 0)
 	now, failures := begin, 0
 	var wait time.Duration
-	for len(s.Held(now)) > 0 {
+	for len(s.Held(NewList([]string{"a.org"}), now)) > 0 {
 		next := s.asks[four].next
 		if w := next.Sub(now); failures > 1 && w < wait {
 			t.Fatalf("the wait shrinks from %v to %v", wait, w)
@@ -242,5 +242,23 @@ func TestScheduleQueue(t *testing.T) {
 		if waiting != len(s.queue) {
 			t.Fatalf("%d wait, and %d are in the queue", waiting, len(s.queue))
 		}
+	}
+}
+
+// TestScheduleFull: too many addresses of all names are not held, which is said;
+// those that are there stay.
+func TestScheduleFull(t *testing.T) {
+	t.Parallel()
+	var s Schedule
+	l := NewList([]string{"a.org"})
+	s.Want(l.Domains, begin)
+	s.Due(begin, 10)
+	s.Answered(four, []netip.Addr{one}, time.Minute, begin, 0)
+	s.held = maxHeld
+	if holds := s.Answered(four, []netip.Addr{one, two}, time.Minute, at(60), 0); len(holds) != 1 || holds[0].Addr != one {
+		t.Errorf("held %v", holds)
+	}
+	if !s.Full(at(60)) || s.Full(at(60).Add(fullFor)) || len(s.Held(l, at(60))) != 1 {
+		t.Error("full, and nobody knows, or for ever")
 	}
 }

@@ -16,9 +16,11 @@ func (m *maker) domains() {
 			continue
 		}
 		l := domains.NewList(r.Domains)
-		if slices.ContainsFunc(m.Domains, func(o domains.List) bool { return o.ID == l.ID }) {
+		if i := slices.IndexFunc(m.Domains, func(o domains.List) bool { return o.ID == l.ID }); i >= 0 {
+			m.Domains[i].Rules = append(m.Domains[i].Rules, r.Name)
 			continue
 		}
+		l.Rules = []string{r.Name}
 		m.Domains = append(m.Domains, l)
 		m.NAT.Lists = append(m.NAT.Lists, l.Sets()...)
 	}
