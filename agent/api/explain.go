@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"multiroute/agent/config"
 )
 
 // ExplainRequest is the first packet of a connection, of which somebody wants to know
@@ -72,8 +74,8 @@ func protocolNumbers() map[string]uint8 {
 
 // ParseExplain reads a request as people write it: ends are addresses, with a port behind
 // a colon if that is known, and an IPv6 address with a port in brackets; from is "local" for
-// the router itself. Protocol is a name or a number; empty: tcp. The other values may be
-// empty.
+// the router itself. Protocol is a name or a number; empty: tcp. DSCP is a name or a number,
+// uid a number. The other values may be empty.
 func ParseExplain(from, to, protocol, iface, mac, dscp, uid string) (ExplainRequest, error) {
 	r := ExplainRequest{Interface: iface}
 	var err error
@@ -95,6 +97,9 @@ func ParseExplain(from, to, protocol, iface, mac, dscp, uid string) (ExplainRequ
 	if r.Protocol, err = parseProtocol(protocol, r.To.Is6()); err != nil {
 		return ExplainRequest{}, err
 	}
+	if port := max(r.FromPort, r.ToPort); port != 0 && !config.HasPorts(r.Protocol) {
+		return ExplainRequest{}, fmt.Errorf("protocol %s has no ports: leave out :%d", protocol, port)
+	}
 	if mac != "" {
 		hw, err := net.ParseMAC(mac)
 		if err != nil || len(hw) != len(r.MAC) {
@@ -103,11 +108,9 @@ func ParseExplain(from, to, protocol, iface, mac, dscp, uid string) (ExplainRequ
 		r.MAC = [6]byte(hw)
 	}
 	if dscp != "" {
-		n, err := strconv.ParseUint(dscp, 10, 6)
-		if err != nil {
-			return ExplainRequest{}, fmt.Errorf("dscp is %q: write a number from 0 to 63", dscp)
+		if r.DSCP, err = parseDSCP(dscp); err != nil {
+			return ExplainRequest{}, err
 		}
-		r.DSCP = uint8(n)
 	}
 	if uid != "" {
 		n, err := strconv.ParseUint(uid, 10, 32)
@@ -150,6 +153,17 @@ func parseProtocol(text string, v6 bool) (uint8, error) {
 	n, err := strconv.ParseUint(text, 10, 8)
 	if err != nil {
 		return 0, fmt.Errorf(`protocol is %q: write a name such as "udp" or "icmp", or a number from 0 to 255`, text)
+	}
+	return uint8(n), nil
+}
+
+func parseDSCP(text string) (uint8, error) {
+	if n, ok := config.DSCP(text); ok {
+		return n, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 6)
+	if err != nil {
+		return 0, fmt.Errorf(`dscp is %q: write a name such as "ef", or a number from 0 to 63`, text)
 	}
 	return uint8(n), nil
 }

@@ -33,9 +33,9 @@ func TestExplainPacket(t *testing.T) {
 	c := startServer(t, h, nil).client("member")
 	for _, text := range [][7]string{
 		{"192.168.0.10", "198.51.100.1:443", "", "", "", "", ""},
-		{"192.168.0.10:5000", "198.51.100.1", "icmp", "eth0", "02:00:00:00:00:01", "46", ""},
+		{"192.168.0.10:5000", "198.51.100.1", "sctp", "eth0", "02:00:00:00:00:01", "46", ""},
 		{"local", "[2001:db8::1]:53", "udp", "", "", "", "1000"},
-		{"local:99", "2001:db8::1", "icmp", "", "", "", ""},
+		{"local:99", "2001:db8::1", "136", "", "", "ef", ""},
 		{"fd00::1", "2001:db8::1", "47", "", "", "", ""},
 	} {
 		want, err := ParseExplain(text[0], text[1], text[2], text[3], text[4], text[5], text[6])
@@ -50,7 +50,10 @@ func TestExplainPacket(t *testing.T) {
 			t.Errorf("%q: answered %+v, got %+v", text, answer, got)
 		}
 	}
-	if want, _ := ParseExplain("local:99", "2001:db8::1", "icmp", "", "", "", ""); want.Protocol != 58 || want.FromPort != 99 || want.From.IsValid() {
+	if want, _ := ParseExplain("local:99", "2001:db8::1", "", "", "", "", ""); want.Protocol != 6 || want.FromPort != 99 || want.From.IsValid() {
+		t.Errorf("the router's own: %+v", want)
+	}
+	if want, _ := ParseExplain("local", "2001:db8::1", "icmp", "", "", "af41", ""); want.Protocol != 58 || want.DSCP != 34 {
 		t.Errorf("ICMP over IPv6: %+v", want)
 	}
 }
@@ -68,6 +71,9 @@ func TestExplainMistakes(t *testing.T) {
 		{[7]string{"192.0.2.1", "2001:db8::1"}, "different families"},
 		{[7]string{"local", "192.0.2.1", "quic"}, `protocol is "quic"`},
 		{[7]string{"local", "192.0.2.1", "256"}, `protocol is "256"`},
+		{[7]string{"local", "192.0.2.1:443", "icmp"}, "protocol icmp has no ports: leave out :443"},
+		{[7]string{"local:5", "192.0.2.1", "47"}, "protocol 47 has no ports: leave out :5"},
+		{[7]string{"local", "192.0.2.1", "", "", "", "voice"}, `dscp is "voice"`},
 		{[7]string{"local", "192.0.2.1", "", "", "02:00"}, `mac is "02:00"`},
 		{[7]string{"local", "192.0.2.1", "", "", "", "64"}, `dscp is "64"`},
 		{[7]string{"local", "192.0.2.1", "", "", "", "", "root"}, `uid is "root"`},

@@ -61,6 +61,11 @@ func findProtocol(name string) protocol {
 	return protocols[slices.IndexFunc(protocols, func(p protocol) bool { return p.name == name })]
 }
 
+// HasPorts reports whether a protocol of the IP header has ports.
+func HasPorts(number uint8) bool {
+	return slices.ContainsFunc(protocols, func(p protocol) bool { return p.ports && slices.Contains(p.numbers, number) })
+}
+
 // families returns the families that carry p.
 func (p protocol) families() families {
 	if p.only != 0 {
@@ -77,8 +82,14 @@ var dscpNames = map[string]uint8{
 	"le": 1, "be": 0, "va": 44, "ef": 46,
 }
 
+// DSCP returns the number of a name that rules take, and whether it is one.
+func DSCP(name string) (uint8, bool) {
+	n, ok := dscpNames[name]
+	return n, ok
+}
+
 var dscpName = text("a DSCP name", func(s string) (string, error) {
-	if _, ok := dscpNames[s]; ok {
+	if _, ok := DSCP(s); ok {
 		return s, nil
 	}
 	return "", badText(s, `a DSCP name: write one such as "ef", "af41" or "cs1"`)

@@ -14,11 +14,11 @@ type explainOptions struct{ protocol, iface, mac, dscp, uid string }
 
 // explainFlags adds them.
 func explainFlags(flags *flag.FlagSet, c *call) {
-	flags.StringVar(&c.explain.protocol, "protocol", "", "tcp (default), udp, icmp ..., or a number")
-	flags.StringVar(&c.explain.iface, "interface", "", "by which it comes in")
-	flags.StringVar(&c.explain.mac, "mac", "", "hardware address of who sends it")
-	flags.StringVar(&c.explain.dscp, "dscp", "", "its DSCP, a number")
-	flags.StringVar(&c.explain.uid, "uid", "", "the user on the router who sends it, a number")
+	flags.StringVar(&c.explain.protocol, "protocol", "", "`NAME` or number of the protocol: tcp (default), udp, icmp ...")
+	flags.StringVar(&c.explain.iface, "interface", "", "`NAME` of the interface by which it comes in")
+	flags.StringVar(&c.explain.mac, "mac", "", "hardware `ADDRESS` of who sends it")
+	flags.StringVar(&c.explain.dscp, "dscp", "", "`NAME` or number of its DSCP, such as ef or 46")
+	flags.StringVar(&c.explain.uid, "uid", "", "`NUMBER` of the user on the router who sends it")
 }
 
 // explain is agent explain.
@@ -37,10 +37,11 @@ func explain(c *call) error {
 	if err != nil {
 		return err
 	}
-	if c.json {
-		return c.printJSON(e)
+	if !c.json {
+		c.printExplanation(e)
+	} else if err := c.printJSON(e); err != nil {
+		return err
 	}
-	c.printExplanation(e)
 	if !e.Agrees {
 		return errors.New("the kernel does not do what is wanted")
 	}

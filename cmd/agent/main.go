@@ -7,8 +7,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"multiroute/agent"
@@ -38,26 +40,21 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 type command struct {
 	name, args, help string
 	run              func(*call) error
-	options          string                     // how flags of its own are written, for the usage
-	flags            func(*flag.FlagSet, *call) // adds them
+	flags            func(*flag.FlagSet, *call) // adds those of its own
 }
 
 func commands() []command {
 	return []command{
 		{name: "run", help: "the daemon, in the foreground", run: runDaemon},
-		{name: "reload", help: "read the configuration again; the same as SIGHUP, but it waits and says what happened", run: reload,
-			options: "[--confirm TIME] ", flags: reloadFlags},
+		{name: "reload", help: "read the configuration again; the same as SIGHUP, but it waits and says what happened", run: reload, flags: reloadFlags},
 		{name: "confirm", help: "keep the configuration that \"reload --confirm\" put in force", run: confirm},
 		{name: "check", help: "validate the configuration files; needs neither root nor a daemon", run: check},
 		{name: "plan", help: "what a reload would change in the kernel; changes nothing", run: showPlan},
 		{name: "show", args: "nft|routes", help: "the whole wanted state", run: show},
-		{name: "status", help: "uplinks and policies; with --watch again and again", run: status,
-			options: "[--watch] ", flags: statusFlags},
+		{name: "status", help: "uplinks and policies; with --watch again and again", run: status, flags: statusFlags},
 		{name: "flows", args: "[UPLINK]", help: "connections on the uplinks, or on one of them", run: flows},
-		{name: "explain", args: "FROM TO[:PORT]", help: "where such a packet goes, and why; FROM is an address, or local", run: explain,
-			options: "[--protocol NAME] [--interface NAME] ", flags: explainFlags},
-		{name: "uplink", args: "disable|enable NAME", help: "take an uplink out for maintenance, and put it in again", run: setUplink,
-			options: "[--for TIME] ", flags: uplinkFlags},
+		{name: "explain", args: "FROM TO[:PORT]", help: "where such a packet goes, and why; FROM is an address, or local", run: explain, flags: explainFlags},
+		{name: "uplink", args: "disable|enable NAME", help: "take an uplink out for maintenance, and put it in again", run: setUplink, flags: uplinkFlags},
 		{name: "doctor", help: "what is wrong on this machine or would get in the way, each with its remedy; works without the daemon, too", run: diagnose},
 		{name: "purge", help: "remove everything multiroute owns", run: purge},
 		{name: "version", help: "print the version", run: printVersion},
@@ -97,10 +94,8 @@ func run(args []string, out, errOut io.Writer) int {
 		invocation := &call{out: out, err: errOut}
 		flags := flag.NewFlagSet("agent "+c.name, flag.ContinueOnError)
 		flags.SetOutput(errOut)
-		flags.Usage = func() {
-			fmt.Fprintf(errOut, "usage: agent %s [--config PATH] [--json] %s%s\n%s\n", c.name, c.options, c.args, c.help)
-		}
-		flags.StringVar(&invocation.config, "config", defaultConfig, "main configuration file")
+		flags.Usage = func() {} // flag does not know whether that is asked for
+		flags.StringVar(&invocation.config, "config", defaultConfig, "`PATH` of the main configuration file")
 		flags.BoolVar(&invocation.json, "json", false, "print JSON")
 		if c.flags != nil {
 			c.flags(flags, invocation)
@@ -108,8 +103,10 @@ func run(args []string, out, errOut io.Writer) int {
 		// Flags may stand before, between and behind the arguments.
 		for rest := args[1:]; ; rest = rest[1:] {
 			if err := flags.Parse(rest); errors.Is(err, flag.ErrHelp) {
+				c.usage(out, flags)
 				return exitDone
 			} else if err != nil {
+				c.usage(errOut, flags)
 				return exitUsage
 			}
 			if rest = flags.Args(); len(rest) == 0 {
@@ -150,10 +147,26 @@ func exit(err error, name string, errOut io.Writer) int {
 		return exitUsage
 	}
 	fmt.Fprintf(errOut, "agent %s: %v\n", name, err)
-	if errors.Is(err, errUsage) {
+	var answer *api.Error
+	if errors.Is(err, errUsage) || errors.As(err, &answer) && (answer.Code == http.StatusBadRequest || answer.Code == http.StatusNotFound) {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// usage says how the command is written, with all its flags.
+func (c command) usage(w io.Writer, flags *flag.FlagSet) {
+	line, list := "usage: agent "+c.name, ""
+	flags.VisitAll(func(f *flag.Flag) {
+		value, help := flag.UnquoteUsage(f)
+		if f.DefValue != "" && f.DefValue != "false" {
+			help += " (default " + f.DefValue + ")"
+		}
+		written := strings.TrimSuffix("--"+f.Name+" "+value, " ")
+		line += " [" + written + "]"
+		list += fmt.Sprintf("  %-17s %s\n", written, help)
+	})
+	fmt.Fprintf(w, "%s\n%s\n\n%s", strings.TrimSuffix(line+" "+c.args, " "), c.help, list)
 }
 
 func usage(w io.Writer) {

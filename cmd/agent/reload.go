@@ -10,7 +10,7 @@ import (
 
 // reloadFlags adds the flags of agent reload.
 func reloadFlags(flags *flag.FlagSet, c *call) {
-	flags.Func("confirm", "the old configuration comes back after this time, unless \"agent confirm\" comes before", func(s string) (err error) {
+	flags.Func("confirm", "the old configuration comes back after `TIME`, unless \"agent confirm\" comes before", func(s string) (err error) {
 		c.time, err = api.ParseTrial(s)
 		return err
 	})

@@ -9,7 +9,7 @@ import (
 
 // uplinkFlags adds the flags of agent uplink.
 func uplinkFlags(flags *flag.FlagSet, c *call) {
-	flags.Func("for", "it comes back by itself after this time", func(s string) (err error) {
+	flags.Func("for", "it comes back by itself after `TIME`", func(s string) (err error) {
 		c.time, err = positive(s)
 		return err
 	})

@@ -27,7 +27,7 @@ case $words[2] in
 reload) options+=('--confirm[the old configuration comes back after this time]:time:') ;;
 show) options+=('2:what:(nft routes)') ;;
 explain) options+=('--protocol[of the packet]:protocol:(tcp udp icmp)' '--interface[it comes in by]:interface:_net_interfaces'
-    '--mac[hardware address of who sends it]:address:' '--dscp[its DSCP]:number:' '--uid[the user on the router who sends it]:number:') ;;
+    '--mac[hardware address of who sends it]:address:' '--dscp[its DSCP, a name or number]:value:' '--uid[the user on the router who sends it]:number:') ;;
 status) options+=('--watch[look again every second, until Ctrl-C]') ;;
 flows) options+=('2:uplink:') ;;
 uplink) options+=('--for[it comes back after this time]:time:' '2:what:(disable enable)' '3:uplink:') ;;

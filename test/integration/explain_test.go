@@ -20,7 +20,11 @@ import (
 
 // request asks about a packet.
 func (h *ruleHouse) request(p packet) api.ExplainRequest {
-	return api.ExplainRequest{From: p.from, To: p.to, Protocol: p.proto, FromPort: p.sport, ToPort: p.dport, DSCP: p.dscp, UID: uint32(p.uid)}
+	r := api.ExplainRequest{From: p.from, To: p.to, Protocol: p.proto, FromPort: p.sport, ToPort: p.dport, DSCP: p.dscp, UID: uint32(p.uid)}
+	if p.proto != unix.IPPROTO_TCP && p.proto != udp {
+		r.FromPort = 0 // it has none
+	}
+	return r
 }
 
 // explain asks the agent about a packet. The kernel agrees.
@@ -78,7 +82,7 @@ to = "192.168.0.10:80"
 		{[]string{"192.168.0.10", "198.51.100.1:443"}, "web", "both", "?", "?", 2, `Rule "web" matches: policy both.`},
 		{[]string{"fd00:1::a", "[2001:db8:ffff::1]:443"}, "web", "both", "", "", 2, `Rule "web" matches: policy both.`},
 		{[]string{"192.168.0.10", "198.51.100.1:444"}, "", "default", one, h.Uplinks[0].Address.Addr().String(), 1, "No rule matches."},
-		{[]string{"192.168.0.11:5000", "198.51.100.1", "--protocol", "icmp"}, "only", "", three, h.Uplinks[2].Address.Addr().String(), 1, `Rule "only" matches: it wants one uplink or nothing.`},
+		{[]string{"192.168.0.11", "198.51.100.1", "--protocol", "icmp"}, "only", "", three, h.Uplinks[2].Address.Addr().String(), 1, `Rule "only" matches: it wants one uplink or nothing.`},
 		{[]string{"192.168.0.12", "198.51.100.1"}, "past", "", "", "", 0, `It is answered with "unreachable".`},
 		{[]string{"192.168.0.10", "192.168.7.9"}, "", "", "", "192.168.0.10", 0, "Table main has a route that is no default: it goes by lan2."},
 		{[]string{"192.168.0.10", "192.168.0.1"}, "", "", "", "", 0, "It is for the router itself."},
@@ -121,7 +125,7 @@ to = "192.168.0.10:80"
 		"192.168.0.10 198.51.100.1 --interface eth7": `there is no interface "eth7": there are lo, `,
 	} {
 		_, errOut, code, err := h.Command(append([]string{"explain"}, strings.Fields(args)...)...)
-		if err != nil || code != 1 || !strings.Contains(errOut, want) {
+		if err != nil || code != 2 || !strings.Contains(errOut, want) {
 			t.Errorf("explain %s: exit %d, %v: %s", args, code, err, errOut)
 		}
 	}
