@@ -7,8 +7,7 @@ import (
 
 // key is one row of the contract: a key that may be written, what it may hold,
 // and what it holds if it is not written. In path, * stands for a name that the
-// user chooses and [] for an entry of an array of tables. Whether a key has
-// behaviour yet is said in unsupported.go.
+// user chooses and [] for an entry of an array of tables.
 type key struct {
 	path string
 	kind kind
