@@ -357,7 +357,17 @@ func (d *daemon) start(cfg *config.Config) error {
 		d.ids = d.remembered.IDs
 	}
 	d.serving = cfg.API
+	wanted := cfg.Router.MarkMask
+	if mask := maskOf(have); mask != 0 && mask != wanted {
+		if cfg, err = withMask(cfg, d.ids, mask); err != nil {
+			return err
+		}
+	}
 	d.accept(cfg)
+	if cfg.Router.MarkMask != wanted {
+		d.loadErr = maskError(cfg.Router.MarkMask, wanted)
+		d.Log.Error("all of the configuration is in force but the mask", "err", d.loadErr)
+	}
 	d.settled = settledBy(state, have, cfg.Router.MarkMask)
 	for _, c := range d.predecessors {
 		d.settled.NAT.Forwards = append(d.settled.NAT.Forwards, plan.Forwards(c, d.ids)...)
@@ -549,7 +559,7 @@ func (d *daemon) load(onTrial time.Duration) (api.ReloadResult, error) {
 		return api.ReloadResult{}, fmt.Errorf("%w:\n%w", api.ErrConfig, err)
 	}
 	if cfg.Router.MarkMask != d.cfg.Router.MarkMask {
-		d.loadErr = fmt.Errorf("router.mark_mask cannot change while connections carry the old marks: run \"agent purge\" and start the agent again")
+		d.loadErr = maskError(d.cfg.Router.MarkMask, cfg.Router.MarkMask)
 		return api.ReloadResult{}, fmt.Errorf("%w:\n%w", api.ErrConfig, d.loadErr)
 	}
 	result := api.ReloadResult{Changed: !equal(cfg, d.cfg)}

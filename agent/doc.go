@@ -2,6 +2,7 @@
 // sends it events.
 //
 //	agent.go     starts the parts and runs the owner's loop
+//	mask.go      the mark_mask that connections have already
 //	sync.go      one pass: read the kernel, plan, write what differs, verify
 //	adopt.go     connections that began before the rules did
 //	handler.go   what the control socket asks

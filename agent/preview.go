@@ -38,6 +38,9 @@ func look(path string, k router, t table, s sysctl.Store, known plan.Input) (pre
 	if err != nil {
 		return preview{}, err
 	}
+	if mask := maskOf(have); mask != 0 && mask != cfg.Router.MarkMask {
+		return preview{}, fmt.Errorf("%w:\n%w", api.ErrConfig, maskError(mask, cfg.Router.MarkMask))
+	}
 	var p preview
 	if p.state, err = t.Read(); err != nil {
 		return preview{}, err

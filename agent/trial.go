@@ -198,8 +198,11 @@ func (d *daemon) trialOver(now time.Time) bool {
 func (d *daemon) endTrial(now time.Time) {
 	d.trialEnds = time.Time{}
 	cfg, err := d.kept.Config.Parse()
+	if err == nil {
+		cfg, err = withMask(cfg, d.ids, d.cfg.Router.MarkMask)
+	}
 	if err != nil {
-		d.loadErr = fmt.Errorf("nobody confirmed the configuration, but the copy of the last one is damaged, so it stays: %w", err)
+		d.loadErr = fmt.Errorf("nobody confirmed the configuration, but the last one cannot come back, so it stays: %w", err)
 		d.Log.Error("configuration not confirmed", "err", d.loadErr)
 		return
 	}
