@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -151,6 +150,7 @@ type daemon struct {
 	reloads   web.Reloads
 	shut      atomic.Pointer[string] // why there are no metrics and no status page although they are wanted; nil: there are
 
+	notes      []string // left in the table for whoever comes next
 	disabled   disabled
 	memoryFile string             // where the next agent finds what it should know; "": nowhere
 	remembered memory             // what is in it
@@ -186,7 +186,7 @@ func Run(ctx context.Context, o Options) error {
 	var kept confirmed
 	files := config.Read(o.Config)
 	o.spare(files)
-	keptAt := confirmedFile(config.Fallback(o.Config), o.State)
+	keptAt := configured(config.Fallback(o.Config), o.State).confirmed()
 	if ok, err := keep.Load(keptAt, &kept); err != nil {
 		o.Log.Warn("the confirmed configuration cannot be read", "err", err)
 	} else if !ok {
@@ -214,6 +214,16 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer k.Close()
+	at := configured(cfg, o.State)
+	before, moved, err := predecessor(k.table, at)
+	if err != nil {
+		return err
+	}
+	if moved {
+		if err := at.inherit(before); err != nil {
+			o.Log.Warn("what the last agent left is not complete: agent purge may not be able to put all kernel parameters back", "left_in", before.folder(), "err", err)
+		}
+	}
 	ct, err := k.connections()
 	if err != nil {
 		return err
@@ -231,12 +241,13 @@ func Run(ctx context.Context, o Options) error {
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	store := sysctlStore(cfg)
+	store := at.sysctls()
 	store.Files = &sysctl.Files{} // they are looked at every second
 	defer store.Files.Close()
 	d := newDaemon(o, k.router, k.table, ct, store)
 	d.counter = counter
 	d.stop = func() { cancel(ErrStopped) }
+	d.notes = at.notes()
 	filled, err := nat.Open() // a connection of its own: names are resolved beside the owner
 	if err != nil {
 		return err
@@ -248,7 +259,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer counters.Close()
-	monitor, err := d.watch(memoryFile(cfg), counters)
+	monitor, err := d.watch(at.memory(), counters)
 	if err != nil {
 		return err
 	}
@@ -275,6 +286,11 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	d.began(from, notConfirmed, time.Now())
+	if moved {
+		if err := before.leave(at); err != nil {
+			o.Log.Warn("something of the last agent is left", "err", err)
+		}
+	}
 	traffic, err := routes.OpenCounters() // the probes read theirs at other times
 	if err != nil {
 		return err
@@ -322,11 +338,6 @@ func newDaemon(o Options, r router, t table, c tracker, s sysctl.Store) *daemon 
 	return &daemon{Options: o, service: o.Service, router: r, table: t, tracker: c, counter: c, sysctl: s, stop: func() {},
 		calls: make(chan func()), dirty: make(chan struct{}, 1), gateways: &watched{}, states: map[string]uplinkState{}, monitor: nobody{}, names: nobody{}, links: nothing{}, disabled: disabled{},
 		hooks: hooks.New(o.Log), drift: drift{limiter: rate.NewLimiter(rate.Every(repairEvery), repairBurst)}}
-}
-
-// sysctlStore keeps first values beside the control socket.
-func sysctlStore(cfg *config.Config) sysctl.Store {
-	return sysctl.Store{Root: "/proc/sys", Saved: filepath.Join(filepath.Dir(cfg.API.Socket), "sysctl.json")}
 }
 
 // changed tells the owner to look at the kernel. It never blocks.

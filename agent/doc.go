@@ -7,6 +7,7 @@
 //	adopt.go     connections that began before the rules did
 //	handler.go   what the control socket asks
 //	preview.go   what a pass would do, without a daemon
+//	place.go     where what outlives the agent is kept
 //	purge.go     takes everything out again
 //	lock_linux.go  one agent a network namespace
 //

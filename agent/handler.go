@@ -79,7 +79,7 @@ func (h *handler) Confirm(ctx context.Context) (result api.ReloadResult, err err
 func (h *handler) Plan(ctx context.Context) (text string, err error) {
 	if asked := h.ask(ctx, func() {
 		var p preview
-		if p, err = look(h.d.Config, h.d.router, h.d.table, h.d.sysctl, plan.Input{IDs: h.d.ids, Health: h.d.monitor.Verdicts(), Disabled: h.d.disabled.reasons(), Balance: h.d.balancer.Weights()}); err == nil {
+		if p, err = look(h.d.Config, h.d.router, h.d.table, h.d.sysctl, plan.Input{IDs: h.d.ids, Notes: h.d.notes, Health: h.d.monitor.Verdicts(), Disabled: h.d.disabled.reasons(), Balance: h.d.balancer.Weights()}); err == nil {
 			text = p.commands()
 		}
 	}); asked != nil {

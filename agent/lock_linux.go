@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,9 +32,9 @@ func (e runningError) Is(target error) bool { return target == ErrRunning }
 // lock makes this process the namespace's only agent until the lock is closed.
 // Anybody may bind an abstract name, so the holder counts only if it could be
 // an agent: root, this process's own user, or the user of the service, to whom
-// the control socket's folder belongs. A name squatted by somebody else is
+// the folder of a control socket belongs. A name squatted by somebody else is
 // reported and not respected.
-func lock(socket string) (l net.Listener, squatted error, err error) {
+func lock(sockets ...string) (l net.Listener, squatted error, err error) {
 	l, err = net.Listen("unix", lockName)
 	if !errors.Is(err, unix.EADDRINUSE) {
 		if err != nil {
@@ -55,7 +56,7 @@ func lock(socket string) (l net.Listener, squatted error, err error) {
 	if err := raw.Control(func(fd uintptr) { peer, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil || sockErr != nil {
 		return nil, nil, fmt.Errorf("locking this network namespace: %w", errors.Join(err, sockErr))
 	}
-	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() && !ownsFolder(peer.Uid, socket) {
+	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() && !slices.ContainsFunc(sockets, func(s string) bool { return ownsFolder(peer.Uid, s) }) {
 		return nil, fmt.Errorf("process %d of user %d holds the name %s and is no agent: end it; until then nothing keeps a second agent away", peer.Pid, peer.Uid, lockName), nil
 	}
 	return nil, nil, runningError{int(peer.Pid)}

@@ -2,11 +2,9 @@ package agent
 
 import (
 	"maps"
-	"path/filepath"
 	"reflect"
 	"time"
 
-	"multiroute/agent/config"
 	"multiroute/agent/health"
 	"multiroute/agent/hooks"
 	"multiroute/agent/keep"
@@ -30,11 +28,6 @@ type memory struct {
 type lasting struct {
 	State plan.State `json:"state"`
 	Since time.Time  `json:"since"`
-}
-
-// memoryFile is where it is kept.
-func memoryFile(cfg *config.Config) string {
-	return filepath.Join(filepath.Dir(cfg.API.Socket), "health.json")
 }
 
 // recall reads what a predecessor left.

@@ -81,7 +81,8 @@ func (p preview) commands() string {
 // path would do: the commands, and the whole state in nft's and ip's notation.
 // It changes nothing. It needs CAP_NET_ADMIN to read nftables.
 func Preview(path string) (commands, nft, ip string, err error) {
-	if _, err := config.Load(path); err != nil { // also for those who may not look at the kernel
+	cfg, err := config.Load(path)
+	if err != nil { // also for those who may not look at the kernel
 		return "", "", "", fmt.Errorf("%w:\n%w", api.ErrConfig, err)
 	}
 	k, err := openKernel()
@@ -93,7 +94,11 @@ func Preview(path string) (commands, nft, ip string, err error) {
 	if err != nil {
 		return "", "", "", err
 	}
-	p, err := look(path, k.router, k.table, sysctl.Store{Root: "/proc/sys"}, plan.Input{IDs: idsFrom(state)})
+	notes := state.Notes() // nobody but the service manager knows all of them
+	if at, ok := noted(state); !ok || at.socket != cfg.API.Socket {
+		notes = configured(cfg, "").notes()
+	}
+	p, err := look(path, k.router, k.table, sysctl.Store{Root: "/proc/sys"}, plan.Input{IDs: idsFrom(state), Notes: notes})
 	if err != nil {
 		return "", "", "", err
 	}

@@ -71,20 +71,6 @@ func (c confirmed) others(files config.Written) []*config.Config {
 	return others
 }
 
-// confirmedFile is where it is kept: in the folder that the service manager
-// gives to the agent for what outlives a reboot, else in /var/lib/multiroute, or
-// beside a control socket that is in a place of its own.
-func confirmedFile(cfg *config.Config, state string) string {
-	folder := filepath.Dir(cfg.API.Socket)
-	switch {
-	case state != "":
-		folder = state
-	case folder == "/run/multiroute":
-		folder = "/var/lib/multiroute"
-	}
-	return filepath.Join(folder, "confirmed.json")
-}
-
 // bootID names this boot of the machine (random(4)).
 func bootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

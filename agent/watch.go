@@ -29,7 +29,7 @@ type watcher interface {
 // become of links, addresses and gateways: what is gone has to be well for a
 // while when it comes back.
 func (d *daemon) makePlan(now time.Time, facts routes.Facts) plan.Plan {
-	in := plan.Input{Config: d.cfg, Facts: facts, IDs: d.ids, Health: d.monitor.Verdicts(), Disabled: d.disabled.reasons(), Balance: d.balancer.Weights(), Now: now}
+	in := plan.Input{Config: d.cfg, Facts: facts, IDs: d.ids, Health: d.monitor.Verdicts(), Disabled: d.disabled.reasons(), Balance: d.balancer.Weights(), Notes: d.notes, Now: now}
 	in.Ports, in.PortsUnread = d.readPorts()
 	p := plan.Make(in)
 	d.monitor.Watch(watchedLegs(d.cfg, p, &facts))

@@ -51,6 +51,13 @@ func compile(s Spec, policyRules func([]PolicyRule, []Policy) chosen) Ruleset {
 			c.local(p)
 		}
 	}
+	if len(s.Notes) > 0 {
+		notes := Chain{Name: notesChain}
+		for _, text := range s.Notes {
+			notes.Rules = append(notes.Rules, Rule{Verdict{Kind: Return}, Note(text)})
+		}
+		c.chain(notes)
+	}
 	return c.rules
 }
 

@@ -44,6 +44,9 @@ type Spec struct {
 	// routing; their program's packets of TCP alone do not (tcp_connect,
 	// net/ipv4/tcp_output.c).
 	Refused []Refusal
+	// Notes are for the next agent, and for whoever takes the table away: at most
+	// MaxNote bytes each. No packet comes to them.
+	Notes []string
 }
 
 // Refusal is a policy that nobody carries in one family.
@@ -100,6 +103,13 @@ const (
 	policyChain  = "policy-"  // puts the policy's mark on the packet
 	localChain   = "local-"   // the same for the router's own, or refuses them
 )
+
+// notesChain has the Notes, a rule each.
+const notesChain = "notes"
+
+// MaxNote is the longest note, in bytes. The kernel takes 256 for all that a rule's
+// comment consists of (NFT_USERDATA_MAXLEN, linux/netfilter/nf_tables.h).
+const MaxNote = 200
 
 func (u Uplink) chain(kind string) string { return fmt.Sprintf("%s%d-%s", kind, u.ID, u.Name) }
 

@@ -156,6 +156,19 @@ func (s State) Uplinks() []Uplink {
 	return all
 }
 
+// Notes returns the Notes that the table has.
+func (s State) Notes() []string {
+	var all []string
+	for _, comment := range s.chains[notesChain].rules {
+		if rest, ours := strings.CutPrefix(comment, fingerprintPrefix); ours {
+			if _, text, ok := strings.Cut(rest, " "); ok {
+				all = append(all, text)
+			}
+		}
+	}
+	return all
+}
+
 // Policies returns the policies that the rules in the kernel serve, with ID and
 // Name.
 func (s State) Policies() []Policy {

@@ -20,7 +20,10 @@ import (
 const (
 	folderMode = 0o751 // others find the files that are for them, and no others
 	socketMode = 0o660
-	lockSuffix = ".lock"
+
+	// LockSuffix makes the name of the file that is locked while somebody serves
+	// the socket beside it.
+	LockSuffix = ".lock"
 
 	// maxPath is the longest path of a unix socket: sun_path of struct sockaddr_un,
 	// without its final NUL.
@@ -99,7 +102,7 @@ func listen(path, group string) (_ *Listener, err error) {
 	if err := l.prepareFolder(); err != nil {
 		return nil, err
 	}
-	if l.lock, err = takeLock(path + lockSuffix); err != nil {
+	if l.lock, err = takeLock(path + LockSuffix); err != nil {
 		return nil, err
 	}
 	if err := removeStale(path); err != nil {
@@ -234,6 +237,17 @@ func takeLock(path string) (*os.File, error) {
 		return nil, &os.PathError{Op: "lock", Path: path, Err: err}
 	}
 	return f, nil
+}
+
+// Served reports whether somebody holds the lock of the socket at path: an agent of this
+// network namespace, or of another one.
+func Served(path string) bool {
+	f, err := os.OpenFile(path+LockSuffix, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // and lets go of the lock
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // removeStale removes a socket on which nobody answers.

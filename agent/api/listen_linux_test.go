@@ -52,7 +52,7 @@ func TestListenModes(t *testing.T) {
 			if got := mode(t, path); got != fs.ModeSocket|0o660 {
 				t.Errorf("umask %#o: socket %v", umask, got)
 			}
-			if got := mode(t, path+lockSuffix); got.Perm()&0o077 != 0 {
+			if got := mode(t, path+LockSuffix); got.Perm()&0o077 != 0 {
 				t.Errorf("umask %#o: lock %v", umask, got)
 			}
 			if l.GID != os.Getegid() || len(l.Warnings) != 0 {
@@ -115,7 +115,7 @@ func TestListenRefusesPaths(t *testing.T) {
 		os.Mkdir(join("real"), 0o750),
 		os.Symlink(join("real"), join("folder-link")),
 		os.Mkdir(join("folder.sock"), 0o750),
-		os.Symlink(victim, join("locked.sock"+lockSuffix)),
+		os.Symlink(victim, join("locked.sock"+LockSuffix)),
 	} {
 		if err != nil {
 			t.Fatal(err)

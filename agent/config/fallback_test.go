@@ -11,7 +11,7 @@ import (
 func TestFallback(t *testing.T) {
 	t.Parallel()
 	want := func(socket, group string, mask uint32) *Config {
-		return &Config{Router: Router{MarkMask: mask}, API: API{Socket: socket, Group: group, HTTP: "127.0.0.1:9780"}}
+		return &Config{Router: Router{MarkMask: mask, ManageSysctls: true}, API: API{Socket: socket, Group: group, HTTP: "127.0.0.1:9780"}}
 	}
 	const socket = "/run/multiroute/agent.sock"
 	tests := []struct {

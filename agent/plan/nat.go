@@ -15,7 +15,7 @@ import (
 // comes or goes changes routes, not rules.
 func (m *maker) nat() {
 	s := &m.NAT
-	s.Mask, s.LAN, s.Routed, s.Guard = m.router.MarkMask, m.router.LAN, m.router.Routed, m.router.Guard
+	s.Mask, s.LAN, s.Routed, s.Guard, s.Notes = m.router.MarkMask, m.router.LAN, m.router.Routed, m.router.Guard, m.Notes
 	for i, u := range m.Uplinks {
 		c := m.Config.Uplinks[i]
 		n := nat.Uplink{Name: u.Name, ID: u.ID, Mark: u.Mark, Interface: u.Interface, NoIPv6: !u.V6.Wanted, Routed6: c.IPv6 == config.IPv6Routed, Translations: u.Translations, Delegated: u.Delegated, Counted: m.counted(u)}

@@ -32,6 +32,8 @@ type Input struct {
 	// known whether they are still the same.
 	Ports       sysctl.Ports
 	PortsUnread error
+	// Notes are left in the kernel's table.
+	Notes []string
 	// Now, in the local time zone, decides which rules are in force.
 	Now time.Time
 }

@@ -123,6 +123,39 @@ func (s Store) Apply(wrong []Deviation) error {
 	return errors.Join(errs...)
 }
 
+// Adopt takes over the first values that another store keeps. They are older
+// than this one's, so of a parameter that both know they win.
+func (s Store) Adopt(other Store) error {
+	if s.Saved == other.Saved {
+		return nil
+	}
+	saved, err := other.load()
+	if err != nil || len(saved) == 0 {
+		return err
+	}
+	own, err := s.load()
+	if err != nil {
+		return err
+	}
+	for _, v := range own {
+		if !slices.ContainsFunc(saved, func(o value) bool { return o.Key == v.Key }) {
+			saved = append(saved, v)
+		}
+	}
+	if err := keep.Save(s.Saved, saved); err != nil {
+		return err
+	}
+	return other.forget()
+}
+
+// forget removes what was saved.
+func (s Store) forget() error {
+	if err := os.Remove(s.Saved); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forgetting the saved sysctls: %w", err)
+	}
+	return nil
+}
+
 // Restore puts the first values back, forwarding first, and forgets them.
 // Parameters whose interface is gone are skipped.
 func (s Store) Restore() error {
@@ -141,10 +174,7 @@ func (s Store) Restore() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := os.Remove(s.Saved); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forgetting the saved sysctls: %w", err)
-	}
-	return nil
+	return s.forget()
 }
 
 type value struct {

@@ -182,6 +182,30 @@ func TestMissing(t *testing.T) {
 	k.want(map[string]string{forward: "0", filter: "missing"})
 }
 
+// A store that takes over another's first values puts those back, and no later
+// ones.
+func TestAdopt(t *testing.T) {
+	t.Parallel()
+	k := newKernel(t, map[string]string{forward: "0", filter: "1", ra: "1"})
+	k.apply(Setting{Key: forward, Value: "1"}, Setting{Key: filter, Value: "2"})
+	next := kernel{Store{Root: k.Root, Saved: filepath.Join(t.TempDir(), "sysctl.json")}, t}
+	next.set(filter, "0")
+	next.apply(Setting{Key: filter, Value: "2"}, Setting{Key: ra, Value: "2"})
+	for range 2 { // the second time there is nothing left to take
+		if err := next.Adopt(k.Store); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := next.Adopt(next.Store); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(k.Saved); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("left behind: %v", err)
+	}
+	next.restore()
+	next.want(map[string]string{forward: "0", filter: "1", ra: "1"})
+}
+
 // Nothing is overwritten whose first value could not be saved.
 func TestSavedBeforeOverwritten(t *testing.T) {
 	t.Parallel()

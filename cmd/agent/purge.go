@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 
 	"multiroute/agent"
 	"multiroute/agent/config"
@@ -18,7 +20,10 @@ func purge(c *call) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	done, err := agent.Purge(ctx, cfg)
+	done, err := agent.Purge(ctx, cfg, os.Getenv("STATE_DIRECTORY"))
+	if c.json {
+		return errors.Join(err, c.printJSON(map[string]any{"done": append([]string{}, done...)}))
+	}
 	for _, line := range done {
 		fmt.Fprintln(c.out, line)
 	}

@@ -16,6 +16,18 @@ import (
 func runDaemon(c *call) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	usr1 := make(chan os.Signal, 1)
+	signal.Notify(usr1, syscall.SIGUSR1) // agent purge sends it where the socket does not answer
+	defer signal.Stop(usr1)
+	go func() {
+		select {
+		case <-usr1:
+			stop(agent.ErrStopped)
+		case <-ctx.Done():
+		}
+	}()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +21,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"multiroute/agent/api"
+	"multiroute/conntrack"
 	"multiroute/test/lab"
 	"multiroute/test/rig"
 )
@@ -80,24 +83,31 @@ func snapshot(t *testing.T, ns *lab.NS) string {
 	return strings.Join(lines, "\n")
 }
 
-// TestPurge: from any state, everything is as before the first start, and
-// nothing leaked on the way.
+// TestPurge: from any state, everything is as before the first start, no
+// connection keeps a mark, no file is left, and nothing leaked on the way.
 func TestPurge(t *testing.T) {
+	run := func(ctx context.Context, t *testing.T, h *house) { must(t, h.Run(ctx)) }
 	for _, c := range []struct {
-		name   string
-		before func(ctx context.Context, t *testing.T, h *house)
-		bare   bool // somebody else took our rules away: no traffic then, it would leak
-		says   []string
+		name     string
+		topology func(lab.Options) (*lab.Topology, error) // nil: NewRouter
+		forward  bool                                     // the administrator's own doing
+		before   func(ctx context.Context, t *testing.T, h *house)
+		bare     bool // somebody else took our rules away, or it forwarded before: no traffic then, it would leak
+		says     []string
+		exit     string // how the agent that ran must have ended
 	}{
 		{name: "never started", before: func(context.Context, *testing.T, *house) {}, says: []string{"nothing of multiroute was there"}},
-		{name: "running", before: func(ctx context.Context, t *testing.T, h *house) { must(t, h.Run(ctx)) },
+		{name: "running", before: run, exit: "exit status 3",
 			says: []string{"the agent was stopped", "sysctls have the values", "table inet multiroute removed", "ended", "rules and"}},
+		{name: "one NIC", topology: lab.NewSingleNIC, before: run, exit: "exit status 3",
+			says: []string{"the agent was stopped", "sysctls have the values", "table inet multiroute removed", "ended", "rules and"}},
+		{name: "forwarding was on", bare: true, forward: true, before: run, says: []string{"forwarding is on, as it was without multiroute"}},
 		{name: "stopped", before: func(ctx context.Context, t *testing.T, h *house) {
-			must(t, h.Run(ctx))
+			run(ctx, t, h)
 			must(t, h.End(syscall.SIGTERM))
 		}},
 		{name: "killed", before: func(ctx context.Context, t *testing.T, h *house) {
-			must(t, h.Run(ctx))
+			run(ctx, t, h)
 			must(t, h.End(syscall.SIGKILL))
 		}},
 		{name: "killed at the start", before: func(ctx context.Context, t *testing.T, h *house) {
@@ -107,8 +117,19 @@ func TestPurge(t *testing.T) {
 			}
 			must(t, h.End(syscall.SIGKILL))
 		}},
-		{name: "table deleted by somebody", bare: true, before: func(ctx context.Context, t *testing.T, h *house) {
-			must(t, h.Run(ctx))
+		{name: "hung", exit: "signal: killed", says: []string{"the agent was stopped"}, before: func(ctx context.Context, t *testing.T, h *house) {
+			run(ctx, t, h)
+			must(t, h.Signal(syscall.SIGSTOP))
+		}},
+		{name: "without its socket", exit: "exit status 3", says: []string{"the agent was stopped"}, before: func(ctx context.Context, t *testing.T, h *house) {
+			run(ctx, t, h)
+			must(t, os.Remove(h.Socket()))
+		}},
+		{name: "table deleted by somebody", bare: true, says: []string{"connections: "}, before: func(ctx context.Context, t *testing.T, h *house) {
+			run(ctx, t, h)
+			traffic := lab.StartChurn(ctx, h.Client(), 1, time.Millisecond, lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)))
+			h.until(10*time.Second, "a connection with a mark", func() bool { return marked(t, h, 0xff000000) > 0 })
+			traffic.Stop()
 			must(t, h.End(syscall.SIGKILL))
 			must(t, h.Topology.Router.Do(func() error {
 				n, err := nftables.New()
@@ -120,13 +141,44 @@ func TestPurge(t *testing.T) {
 			}))
 		}},
 		{name: "broken configuration", before: func(ctx context.Context, t *testing.T, h *house) {
-			must(t, h.Run(ctx))
+			run(ctx, t, h)
 			must(t, h.Configure("[router]\nnonsense = 1\n"))
+		}},
+		{name: "configuration that does not even tell the socket", exit: "exit status 3", before: func(ctx context.Context, t *testing.T, h *house) {
+			run(ctx, t, h)
+			must(t, os.WriteFile(h.ConfigPath(), []byte("[api\n"), 0o600))
+		}},
+		{name: "another socket in the configuration", exit: "exit status 3", before: func(ctx context.Context, t *testing.T, h *house) {
+			run(ctx, t, h)
+			move(t, h)
+		}},
+		{name: "moved", exit: "exit status 3", before: func(ctx context.Context, t *testing.T, h *house) {
+			run(ctx, t, h)
+			must(t, h.End(syscall.SIGTERM))
+			socket := move(t, h)
+			must(t, h.Start())
+			h.until(10*time.Second, "the agent at its new socket", func() bool {
+				s, err := api.Dial(socket).Status(ctx)
+				return err == nil && s.Ready
+			})
+		}},
+		{name: "another mask in the configuration", before: func(ctx context.Context, t *testing.T, h *house) {
+			run(ctx, t, h)
+			must(t, h.Configure(strings.Replace(rig.Config(h.Topology, []int{3, 1}), "[router]", "[router]\nmark_mask = \"0x7f800000\"", 1)))
+		}},
+		{name: "a folder for its state", before: func(ctx context.Context, t *testing.T, h *house) {
+			t.Setenv("STATE_DIRECTORY", filepath.Join(h.Folder, "state"))
+			run(ctx, t, h)
+			must(t, os.Unsetenv("STATE_DIRECTORY"))
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx := deadline(t, time.Minute)
-			h := newHouse(t, lab.NewRouter, lab.Options{DefaultRoutes: true})
+			topology := lab.NewRouter
+			if c.topology != nil {
+				topology = c.topology
+			}
+			h := newHouse(t, topology, lab.Options{DefaultRoutes: true, Forward: c.forward})
 			must(t, h.Topology.Router.Sysctl("net/ipv4/conf/eth1/rp_filter", "1"))
 			must(t, h.Topology.Router.Sysctl("net/ipv6/conf/eth1/accept_ra", "1"))
 			before := snapshot(t, h.Topology.Router)
@@ -152,8 +204,97 @@ func TestPurge(t *testing.T) {
 			if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(snapshot(t, h.Topology.Router), "\n")); diff != "" {
 				t.Errorf("(-before +after purge):\n%s", diff)
 			}
+			if n := marked(t, h, 0xff000000); n > 0 {
+				t.Errorf("%d connections have a mark", n)
+			}
+			must(t, filepath.WalkDir(h.Folder, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && !d.IsDir() && path != h.ConfigPath() {
+					t.Errorf("purge left %s", path)
+				}
+				return err
+			}))
+			if c.exit != "" && (h.ExitError() == nil || h.ExitError().Error() != c.exit) {
+				t.Errorf("the agent ended with %v, want %s", h.ExitError(), c.exit)
+			}
 		})
 	}
+}
+
+// TestPurgeWithoutFirstValues: where nobody knows any more what forwarding was
+// before, purge does not end as if all were well.
+func TestPurgeWithoutFirstValues(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	h.start(ctx, rig.Config(h.Topology, nil))
+	must(t, os.Remove(filepath.Join(filepath.Dir(h.Socket()), "sysctl.json")))
+	out, errOut, code, err := h.Command("purge")
+	if err != nil || code != 1 || !strings.Contains(errOut, "sysctl -w net.ipv4.ip_forward=0") {
+		t.Errorf("purge: exit %d, %v: %s%s", code, err, out, errOut)
+	}
+	if left := strings.TrimSpace(h.state(true)); left != "" {
+		t.Errorf("purge left:\n%s", left)
+	}
+}
+
+// TestPurgeUnderSupervisor: purge says so where the agent is started again.
+func TestPurgeUnderSupervisor(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	h.start(ctx, rig.Config(h.Topology, nil))
+	must(t, h.Signal(syscall.SIGSTOP))
+	supervised, stop := context.WithCancel(ctx)
+	var supervisor sync.WaitGroup
+	supervisor.Go(func() {
+		for h.Ended(supervised) == nil {
+			if err := h.Start(); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	out, errOut, code, err := h.Command("purge")
+	stop()
+	supervisor.Wait()
+	if err != nil || code != 1 || !strings.Contains(errOut, "a supervisor starts the agent again") {
+		t.Errorf("purge: exit %d, %v: %s%s", code, err, out, errOut)
+	}
+	if out, errOut, code, err := h.Command("purge"); err != nil || code != 0 {
+		t.Errorf("purge without it: exit %d, %v: %s%s", code, err, out, errOut)
+	}
+	if left := strings.TrimSpace(h.state(true)); left != "" {
+		t.Errorf("purge left:\n%s", left)
+	}
+}
+
+// move writes a configuration with another socket.
+func move(t *testing.T, h *house) (socket string) {
+	t.Helper()
+	socket = filepath.Join(h.Folder, "moved", "agent.sock")
+	b, err := os.ReadFile(h.ConfigPath())
+	must(t, err)
+	must(t, os.WriteFile(h.ConfigPath(), []byte(strings.Replace(string(b), h.Socket(), socket, 1)), 0o600))
+	return socket
+}
+
+// marked counts the router's connections that have a bit of the mask.
+func marked(t *testing.T, h *house, mask uint32) int {
+	t.Helper()
+	n := 0
+	must(t, h.Topology.Router.Do(func() error {
+		c, err := conntrack.Dial()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		counts, err := c.CountByMark(mask)
+		for mark, count := range counts {
+			if mark != 0 {
+				n += count
+			}
+		}
+		return err
+	}))
+	return n
 }
 
 func must(t *testing.T, err error) {

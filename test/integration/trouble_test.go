@@ -279,6 +279,10 @@ func TestNoDaemon(t *testing.T) {
 	h.ended("check", 0, "ok", append([]string{"check"}, path...)...)
 	h.ended("show", 0, "table inet multiroute", append(append([]string{"show"}, path...), "nft")...)
 	h.ended("purge", 0, "", append([]string{"purge"}, path...)...)
+	var purged struct{ Done []string }
+	if err := h.JSON(&purged, "purge", "--json"); err != nil || len(purged.Done) != 1 {
+		t.Errorf("purge --json: %q, %v", purged.Done, err)
+	}
 	if left := strings.TrimSpace(h.state(true)); left != "" {
 		t.Errorf("in the kernel: %s", left)
 	}

@@ -210,14 +210,24 @@ func (a *Agent) End(s syscall.Signal) error {
 	if err := a.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := a.Ended(ctx); err != nil {
+		return fmt.Errorf("the agent did not end\n%s", a.Log())
+	}
+	return nil
+}
+
+// Ended waits until the process is gone.
+func (a *Agent) Ended(ctx context.Context) error {
 	a.mu.Lock()
 	done := a.done
 	a.mu.Unlock()
 	select {
 	case <-done:
 		return nil
-	case <-time.After(10 * time.Second):
-		return fmt.Errorf("the agent did not end\n%s", a.Log())
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
