@@ -159,6 +159,7 @@ type daemon struct {
 	names    namer
 	refill   bool   // sets of addresses may have been made anew since names were last told
 	folder   string // where dnsmasq and resolvers find our files; "": nowhere
+	include  include
 	unwanted string // the last reason why one of these was not written, so that it is logged once
 	service  manager
 	told     told

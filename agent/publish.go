@@ -58,11 +58,8 @@ func (d *daemon) publish() {
 	}
 	d.names.Update(domains.Wanted{Lists: d.plan.Domains, Servers: d.plan.DNS}, d.refill)
 	d.refill = false
-	set := func(v6 bool) func(string) string {
-		return func(list string) string { return nat.ListSet(list, v6) }
-	}
-	text, err := domains.Dnsmasq(d.plan.Domains, "inet "+nat.TableName, set(false), set(true))
-	err = errors.Join(err, writeOwn(filepath.Join(d.folder, dnsmasqFile), text))
+	d.include.make(d.plan.Domains)
+	err := errors.Join(d.include.err, writeOwn(filepath.Join(d.folder, dnsmasqFile), d.include.text))
 	if slices.ContainsFunc(d.cfg.Uplinks, func(u config.Uplink) bool { return len(u.DNS) > 0 }) {
 		err = errors.Join(err, writeOwn(filepath.Join(d.folder, resolvFile), domains.ResolvConf(d.plan.DNS)))
 	} else {
@@ -76,6 +73,25 @@ func (d *daemon) publish() {
 		d.Log.Warn(unwantedFiles, "err", err)
 	}
 	d.unwanted = wrong
+}
+
+// include is what dnsmasq reads. It is long where lists are, and made when they
+// change.
+type include struct {
+	lists []domains.List
+	text  string
+	err   error
+}
+
+func (i *include) make(lists []domains.List) {
+	if i.text != "" && slices.EqualFunc(i.lists, lists, func(x, y domains.List) bool { return x.ID == y.ID }) {
+		return
+	}
+	set := func(v6 bool) func(string) string {
+		return func(list string) string { return nat.ListSet(list, v6) }
+	}
+	i.lists = lists
+	i.text, i.err = domains.Dnsmasq(lists, "inet "+nat.TableName, set(false), set(true))
 }
 
 const unwantedFiles = "files for dnsmasq and resolvers are not as they should be"

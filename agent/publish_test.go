@@ -35,6 +35,15 @@ func TestPublish(t *testing.T) {
 			t.Errorf("wanted %+v", l)
 		}
 		want := []string{"a list is full", unwantedFiles + ": " + path + " is there and not ours: move it away"}
+		r.include.text = "made before"
+		r.publish()
+		if r.include.text != "made before" {
+			t.Error("the include is made anew although no list has changed")
+		}
+		r.include.make(nil)
+		if r.include.text != domains.Header {
+			t.Errorf("the include without lists is %q", r.include.text)
+		}
 		if got := r.status().Warnings; !slices.Equal(got, want) {
 			t.Errorf("status says %q, wanted %q", got, want)
 		}

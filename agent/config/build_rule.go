@@ -44,6 +44,7 @@ func (r *reader) buildRule(s *spec, n *node, i int) Rule {
 		rule.Days = append(rule.Days, time.Weekday(slices.Index(dayNames, name)))
 	}
 	rule.UIDs = append(rule.UIDs, value[[]uint32](s, n, "uid")...)
+	rule.Domains = sorted(rule.Domains) // as they are needed whenever something happens
 	rule.Protocols, rule.DSCP, rule.Days = sorted(rule.Protocols), sorted(rule.DSCP), sorted(rule.Days)
 	return rule
 }

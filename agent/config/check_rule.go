@@ -11,6 +11,7 @@ import (
 func (r *reader) checkRules(root *node) {
 	r.checkUnique(root, "rule")
 	r.checkUnique(root, "port_forward")
+	r.checkAsked(root)
 	for _, rule := range root.get("rule").entries() {
 		if rule.bad {
 			continue
@@ -23,6 +24,31 @@ func (r *reader) checkRules(root *node) {
 	}
 	for _, fw := range root.get("port_forward").entries() {
 		r.checkForward(fw, keyPath{"port_forward"}.item(fw.index))
+	}
+}
+
+// maxAsked bounds the domains that the agent asks for. It asks 50 questions a
+// second, so each of these every 7 minutes, and every 42 if the first server does
+// not answer; addresses stay for an hour without.
+const maxAsked = 10000
+
+// checkAsked reports rules with too many domains that the agent must ask for.
+func (r *reader) checkAsked(root *node) {
+	asked := map[string]bool{}
+	for _, rule := range root.get("rule").entries() {
+		n := rule.get("domains")
+		if n == nil || n.val == nil {
+			continue
+		}
+		for _, d := range n.val.([]string) {
+			if !strings.HasPrefix(d, "*.") {
+				asked[strings.ToLower(d)] = true
+			}
+		}
+		if len(asked) > maxAsked {
+			r.fail(n, keyPath{"rule"}.item(rule.index).add("domains"), fmt.Sprintf("all rules up to this one have %d different domains to ask for: write at most %d, or such as \"*.example.org\" for all below one, which dnsmasq finds", len(asked), maxAsked))
+			return
+		}
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 type Rule struct {
 	Name        string         // as written, or such as "rule 3", counted from 1 over all files
 	From, To    []netip.Prefix // of either family; they may overlap
-	Domains     []string       // "example.org", or "*.example.org" for all below it
+	Domains     []string       // "example.org", or "*.example.org" for all below it; in order
 	Interfaces  []string       // those of Router.LAN that it comes in by
 	MACs        [][6]byte      // of the sender
 	Protocols   []uint8        // IPPROTO_ numbers in ascending order; "icmp" is 1 and 58; never empty where there are ports

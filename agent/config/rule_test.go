@@ -63,7 +63,7 @@ uplink = "cable"
 		Name:        "everything",
 		From:        []netip.Prefix{pfx("192.168.0.20/32"), pfx("192.168.7.0/24"), pfx("2001:db8::/32")},
 		To:          []netip.Prefix{pfx("203.0.113.0/24"), pfx("0.0.0.0/0")},
-		Domains:     []string{"example.com", "*.example.org"},
+		Domains:     []string{"*.example.org", "example.com"},
 		Interfaces:  []string{"br-lan"},
 		MACs:        [][6]byte{{2, 0, 0, 0, 0, 1}, {0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff}},
 		Protocols:   []uint8{6, 17},
@@ -261,5 +261,25 @@ func checkRuleInvariants(t *testing.T, cfg *Config) {
 			t.Errorf("invariant: %s of %+v", problem, r)
 		}
 		names[r.Name] = true
+	}
+}
+
+// TestTooManyDomains: the agent asks for so many names, of all rules; those that
+// dnsmasq finds do not count, nor does one that several rules have.
+func TestTooManyDomains(t *testing.T) {
+	t.Parallel()
+	rule := func(from, to int, format string) string {
+		var names []string
+		for i := from; i < to; i++ {
+			names = append(names, fmt.Sprintf(`"`+format+`"`, i))
+		}
+		return "[[rule]]\nuplink = \"dsl\"\ndomains = [" + strings.Join(names, ", ") + "]\n"
+	}
+	begin := "[router]\nlan = [\"eth0\"]\n[uplink.dsl]\ninterface = \"eth1\"\n"
+	fits := begin + rule(0, maxAsked/2, "n%d.example") + rule(100, maxAsked, "N%d.example") + rule(0, 2*maxAsked, "*.n%d.example")
+	mustAll(t, fits)
+	_, err := Parse([]File{{"many", []byte(fits + rule(maxAsked, maxAsked+2, "n%d.example"))}})
+	if err == nil || err.Error() != `many:16: rule[4].domains: all rules up to this one have 10002 different domains to ask for: write at most 10000, or such as "*.example.org" for all below one, which dnsmasq finds` {
+		t.Error(err)
 	}
 }

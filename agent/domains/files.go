@@ -24,29 +24,24 @@ const Header = "# Written by multiroute; changes are lost.\n"
 func Dnsmasq(lists []List, table string, in4, in6 func(set string) string) (string, error) {
 	var b strings.Builder
 	b.WriteString(Header)
-	wanted := map[string][]string{} // sets by name
-	for _, l := range lists {
+	by := map[string][]int{} // the lists that name a domain
+	var names []string
+	for i, l := range lists {
 		for _, d := range l.Domains {
-			name := strings.TrimPrefix(d, "*.")
-			wanted[name] = nil
+			by[d] = append(by[d], i)
+			names = append(names, strings.TrimPrefix(d, "*."))
 		}
 	}
-	var names []string
-	for name := range wanted {
-		names = append(names, name)
-	}
 	slices.Sort(names)
+	names = slices.Compact(names)
 	table = strings.ReplaceAll(table, " ", "#")
 	var long []string
 	for _, name := range names {
 		line := "nftset=/" + name
 		separator := "/"
-		for _, l := range lists {
-			if !l.has(name) {
-				continue
-			}
+		for _, i := range belongs(by, name) {
 			more := ""
-			for _, set := range l.Told() {
+			for _, set := range lists[i].Told() {
 				more += separator + "4#" + table + "#" + in4(set) + ",6#" + table + "#" + in6(set)
 				separator = ","
 			}
@@ -69,18 +64,15 @@ func Dnsmasq(lists []List, table string, in4, in6 func(set string) string) (stri
 // (one_file, src/option.c), and takes the rest for another line.
 const maxLine = 1000
 
-// has reports whether what dnsmasq finds by a line for name belongs to the list:
-// the name itself, or one that it is below.
-func (l List) has(name string) bool {
-	if slices.Contains(l.Domains, name) {
-		return true
-	}
+// belongs returns the lists to which belongs what dnsmasq finds by a line for
+// name: those that have the name itself, or one that it is below.
+func belongs(by map[string][]int, name string) []int {
+	lists := slices.Clone(by[name])
 	for above := name; above != ""; _, above, _ = strings.Cut(above, ".") {
-		if slices.Contains(l.Domains, "*."+above) {
-			return true
-		}
+		lists = append(lists, by["*."+above]...)
 	}
-	return false
+	slices.Sort(lists)
+	return slices.Compact(lists)
 }
 
 // ResolvConf writes a resolver configuration with these servers.

@@ -104,6 +104,9 @@ func (s *shelf) postpone(now time.Time) {
 // wrong says what a person should know, and do.
 func (s *shelf) wrong(l List, now time.Time, room int) []string {
 	var all []string
+	if s.err == nil && len(s.full) == 0 {
+		return nil
+	}
 	rules := `rule "` + strings.Join(l.Rules, `", rule "`) + `"`
 	if s.err != nil {
 		all = append(all, fmt.Sprintf("%s: addresses of its domains could not be written, it is tried again: %v", rules, s.err))
