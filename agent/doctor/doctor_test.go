@@ -67,6 +67,15 @@ func base(table, name string, hook nat.Hook, priority int32, drop bool) nat.Fore
 	return nat.ForeignChain{Family: unix.NFPROTO_IPV4, Table: table, Name: name, Type: nat.Filter, Hook: hook, Priority: priority, Drop: drop}
 }
 
+func base6(table, name string, hook nat.Hook) nat.ForeignChain {
+	c := base(table, name, hook, 0, true)
+	c.Family = unix.NFPROTO_IPV6
+	return c
+}
+
+// ipv6 is an uplink with IPv6 for the configuration.
+const ipv6 = "[uplink.third]\ninterface = \"eth2\"\ngateway = \"198.51.100.7\""
+
 // TestHealthy: nothing is found where nothing is wrong, and all was looked at.
 func TestHealthy(t *testing.T) {
 	t.Parallel()
@@ -89,7 +98,7 @@ func TestFindings(t *testing.T) {
 		{"no interface", "", func(f *Facts) { f.Kernel.Links = slices.Delete(f.Kernel.Links, 1, 2) }, "warning*uplink dsl*does not exist*correct interface in [uplink.dsl]"},
 		{"no address", "", func(f *Facts) { f.Kernel.Addrs = slices.Delete(f.Kernel.Addrs, 1, 2) }, "warning*uplink dsl*start what gets one for eth1"},
 		{"dead", "", func(f *Facts) { f.Daemon.Down = map[string]string{"cable": "no answer from 1.1.1.1"} }, "warning*uplink cable*finds it down: no answer from 1.1.1.1*modem"},
-		{"IPv4 only", "[uplink.third]\ninterface = \"eth2\"\ngateway = \"198.51.100.7\"", func(*Facts) {}, "note*uplink third*IPv4 only*gateway6 = \"off\" in [uplink.third]"},
+		{"IPv4 only", ipv6, func(*Facts) {}, "note*uplink third*IPv4 only*gateway6 = \"off\" in [uplink.third]"},
 		{"switched off", "", func(f *Facts) { f.Kernel.Links[1].Up = false }, "warning*uplink dsl*carries nothing*ip link set eth1 up"},
 		{"nothing usable", "", func(f *Facts) { f.Kernel.Links = f.Kernel.Links[:1] }, "error*configuration*no uplink is usable"},
 		{"mtu", "mtu = 9000", func(*Facts) {}, "warning*uplink cable*mtu = 9000*1500*ip link set eth2 mtu 9000"},
@@ -159,7 +168,13 @@ func TestFindings(t *testing.T) {
 		{"port forwards", "[[port_forward]]\nname = \"web\"\nprotocol = \"tcp\"\nport = 80\nto = \"192.168.0.9\"", chains(base("mine", "forward", nat.Forward, 0, true)),
 			"error*what comes in for port forwards*ct status dnat accept"},
 		{"answers to probes", "", chains(base("mine", "input", nat.Input, 0, true)), "error*chain ip mine input*answers to the router itself by eth1*taken for dead*ct state established,related accept"},
-		{"probes", "", chains(base("mine", "output", nat.Output, 0, true)), "error*what the router itself sends by eth1"},
+		{"probes", "", chains(base("mine", "output", nat.Output, 0, true)), "error*what the router itself sends by eth1*nft insert rule ip mine output oifname { \"eth1\", \"eth2\" } meta mark and 0xff000000 != 0 accept"},
+		{"answers to probes, iptables", "", chains(base("filter", "INPUT", nat.Input, 0, true)), "error*chain ip filter INPUT*iptables -I INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"},
+		{"probes, iptables", "", chains(base("filter", "OUTPUT", nat.Output, 0, true)), "error*chain ip filter OUTPUT*iptables -I OUTPUT -o eth1 -m mark ! --mark 0/0xff000000 -j ACCEPT*-o eth2"},
+		{"probes, IPv6", ipv6, chains(base6("mine", "output", nat.Output)), "error*chain ip6 mine output*meta mark and*nft insert rule ip6 mine output icmpv6 type { nd-router-solicit,*nd-neighbor-advert } accept"},
+		{"probes, ip6tables", ipv6, chains(base6("filter", "OUTPUT", nat.Output)), "error*ip6tables -I OUTPUT -o eth1 -m mark*ip6tables -I OUTPUT -p icmpv6 --icmpv6-type neighbour-solicitation -j ACCEPT"},
+		{"port forwards, ip6tables", ipv6 + "\n[[port_forward]]\nname = \"web\"\nprotocol = \"tcp\"\nport = 80\nto = \"fd00::9\"", chains(base6("filter", "FORWARD", nat.Forward)),
+			"error*IPv6 what comes in for port forwards*ip6tables -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT"},
 		{"legacy", "", func(f *Facts) { f.Legacy = []string{"filter"} }, "note*iptables-legacy*table filter*iptables-legacy -t filter -vnL"},
 
 		{"networkd", "", func(f *Facts) { f.Programs = []string{"systemd-network"} }, "warning*systemd-networkd*no ManageForeignRoutingPolicyRules=no*/etc/systemd/networkd.conf.d"},

@@ -150,7 +150,7 @@ func own(f *Facts, c *nat.ForeignChain) []Finding {
 	if len(lost) == 0 {
 		return nil
 	}
-	return []Finding{finding(Error, "chain "+c.String(), fmt.Sprintf("nft insert rule %s ct state established,related accept", c),
+	return []Finding{finding(Error, "chain "+c.String(), ownRemedy(f, c),
 		"%s drops %s: probes fail, and good uplinks are taken for dead", by, list(lost))}
 }
 

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -21,12 +22,8 @@ func remedy(f *Facts, c *nat.ForeignChain) string {
 		}
 		return strings.Join(lines, "\n")
 	}
-	iptables := "iptables"
-	if c.Family == unix.NFPROTO_IPV6 {
-		iptables = "ip6tables"
-	}
 	into := func(chain string) string {
-		return each(iptables + " -I " + chain + " -i LAN -o WAN -j ACCEPT\n" + iptables + " -I " + chain + " -i WAN -o LAN -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+		return each(iptables(c) + " -I " + chain + " -i LAN -o WAN -j ACCEPT\n" + iptables(c) + " -I " + chain + " -i WAN -o LAN -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
 	}
 	switch owner := owner(f, c); owner {
 	case "Docker":
@@ -50,11 +47,55 @@ func remedy(f *Facts, c *nat.ForeignChain) string {
 func forwardRemedy(f *Facts, c *nat.ForeignChain) string {
 	switch owner(f, c) {
 	case "Docker":
-		return "iptables -I DOCKER-USER -m conntrack --ctstate DNAT -j ACCEPT"
+		return iptables(c) + " -I DOCKER-USER -m conntrack --ctstate DNAT -j ACCEPT"
 	case "ufw", "iptables":
-		return "iptables -I " + c.Name + " -m conntrack --ctstate DNAT -j ACCEPT"
+		return iptables(c) + " -I " + c.Name + " -m conntrack --ctstate DNAT -j ACCEPT"
 	}
 	return fmt.Sprintf("nft insert rule %s ct status dnat accept", c)
+}
+
+// ownRemedy is the same for probes, which have an uplink's mark, and for the
+// answers to them. Over IPv6 neighbours are found by packets that conntrack does
+// not know and nobody marks.
+func ownRemedy(f *Facts, c *nat.ForeignChain) string {
+	var lines []string
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	discovery := slices.Contains(families(f, c), true)
+	switch owner(f, c) {
+	case "Docker", "ufw", "iptables":
+		into := iptables(c) + " -I " + c.Name
+		if c.Hook == nat.Input {
+			add("%s -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", into)
+		} else {
+			for _, up := range f.interfaces() {
+				add("%s -o %s -m mark ! --mark 0/%#x -j ACCEPT", into, up, f.Config.Router.MarkMask)
+			}
+		}
+		if discovery {
+			for _, typ := range []string{"router-solicitation", "router-advertisement", "neighbour-solicitation", "neighbour-advertisement"} {
+				add("%s -p icmpv6 --icmpv6-type %s -j ACCEPT", into, typ)
+			}
+		}
+	default:
+		into := fmt.Sprintf("nft insert rule %s", c)
+		if c.Hook == nat.Input {
+			add("%s ct state established,related accept", into)
+		} else {
+			add("%s oifname { %s } meta mark and %#x != 0 accept", into, quoted(f.interfaces()), f.Config.Router.MarkMask)
+		}
+		if discovery {
+			add("%s icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept", into)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// iptables is the program that writes to the chain.
+func iptables(c *nat.ForeignChain) string {
+	if c.Family == unix.NFPROTO_IPV6 {
+		return "ip6tables"
+	}
+	return "iptables"
 }
 
 // owner tells by the names of tables and chains whose chain it is; "" where
@@ -77,7 +118,7 @@ func owner(f *Facts, c *nat.ForeignChain) string {
 		return "Docker"
 	case has("ufw-"), has("ufw6-"):
 		return "ufw"
-	case (c.Family == unix.NFPROTO_IPV4 || c.Family == unix.NFPROTO_IPV6) && c.Table == "filter" && c.Name == "FORWARD":
+	case (c.Family == unix.NFPROTO_IPV4 || c.Family == unix.NFPROTO_IPV6) && c.Table == "filter" && (c.Name == "FORWARD" || c.Name == "INPUT" || c.Name == "OUTPUT"):
 		return "iptables"
 	}
 	return ""

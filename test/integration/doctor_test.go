@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +91,61 @@ func TestDoctorForward(t *testing.T) {
 			}
 			if r, code := h.doctor(); code == 1 || len(about(r, test.subject)) > 0 {
 				t.Errorf("exit %d after the remedy: %+v", code, r.Findings)
+			}
+		})
+	}
+}
+
+// TestDoctorOwn: another program's filter drops probes, or the answers to them;
+// doctor says so, and what it says to do helps, also where neighbours have to be
+// found first.
+func TestDoctorOwn(t *testing.T) {
+	needPrograms(t, "nft", "ip6tables-nft", "ip")
+	for _, test := range []struct {
+		name     string
+		subjects []string
+		commands []string
+	}{
+		{"nftables, output", []string{"chain inet mine output"}, []string{
+			"nft add table inet mine", "nft add chain inet mine output { type filter hook output priority 0; policy drop; }"}},
+		{"nftables, input", []string{"chain inet mine input"}, []string{
+			"nft add table inet mine", "nft add chain inet mine input { type filter hook input priority 0; policy drop; }"}},
+		{"iptables, output", []string{"chain ip filter OUTPUT", "chain ip6 filter OUTPUT"}, []string{"iptables-nft -P OUTPUT DROP", "ip6tables-nft -P OUTPUT DROP"}},
+		{"iptables, input", []string{"chain ip filter INPUT", "chain ip6 filter INPUT"}, []string{"iptables-nft -P INPUT DROP", "ip6tables-nft -P INPUT DROP"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx := deadline(t, time.Minute)
+			h := newHouse(t, lab.NewRouter, lab.Options{})
+			h.start(ctx, rig.Config(h.Topology, nil))
+			status, err := h.Status(ctx)
+			must(t, err)
+			probe := func(to netip.Addr) bool {
+				short, cancel := context.WithTimeout(ctx, 2*time.Second)
+				defer cancel()
+				_, err := lab.Ping(short, h.Topology.Router, lab.Socket{Mark: status.Uplinks[0].Mark, Device: status.Uplinks[0].Interface}, to)
+				return err == nil
+			}
+			h.shell(test.commands...)
+			if probe(lab.InternetAddress) {
+				t.Fatal("the other program's filter lets probes through")
+			}
+			r, code := h.doctor()
+			for _, subject := range test.subjects {
+				found := about(r, subject)
+				if code != 1 || len(found) != 1 || found[0].Severity != doctor.Error {
+					t.Fatalf("exit %d, found %+v", code, r.Findings)
+				}
+				t.Logf("%s: %s\n%s", found[0].Subject, found[0].What, found[0].Remedy)
+				h.shell(strings.Split(strings.ReplaceAll(found[0].Remedy, "tables ", "tables-nft "), "\n")...)
+			}
+			h.shell("ip neigh flush all", "ip -6 neigh flush all")
+			for _, to := range []netip.Addr{lab.InternetAddress, lab.InternetAddress6} {
+				if !probe(to) {
+					t.Errorf("the remedy does not help a probe of %s", to)
+				}
+			}
+			if r, _ := h.doctor(); len(about(r, "chain")) > 0 {
+				t.Errorf("after the remedy: %+v", r.Findings)
 			}
 		})
 	}
