@@ -99,6 +99,7 @@ const (
 	etherType
 	transport
 	ctState
+	iptablesState // ctState, and whether the connection is NATed
 	ctStatus
 	packetMark
 	connMark
@@ -386,10 +387,9 @@ func (d *ruleDecoder) match(p parts) {
 	case name == "comment":
 		return
 	case name == "conntrack" && p.number(unix.NFTA_MATCH_REV) == 3 && len(info) >= statesSize && binary.NativeEndian.Uint16(info[flagsAt:]) == stateFlag:
-		// struct xt_conntrack_mtinfo3 (linux/netfilter/xt_conntrack.h); its bits
-		// are nftables' for the states that Walk knows.
+		// struct xt_conntrack_mtinfo3 (linux/netfilter/xt_conntrack.h)
 		states := binary.NativeEndian.AppendUint32(nil, uint32(binary.NativeEndian.Uint16(info[stateAt:])))
-		d.rule.conditions = append(d.rule.conditions, condition{property: ctState, mask: states, xor: make([]byte, 4), value: make([]byte, 4),
+		d.rule.conditions = append(d.rule.conditions, condition{property: iptablesState, mask: states, xor: make([]byte, 4), value: make([]byte, 4),
 			not: binary.NativeEndian.Uint16(info[invertAt:])&stateFlag == 0})
 	default:
 		d.rule.conditions = append(d.rule.conditions, condition{})

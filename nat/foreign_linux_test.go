@@ -131,6 +131,10 @@ func TestForeignIPTables(t *testing.T) {
 	if a := fate(Sight{In: "wan", Out: "lan"}); a != "dropped by FORWARD's policy" {
 		t.Errorf("what comes from outside: %q", a)
 	}
+	iptables("-I DOCKER-USER -m conntrack --ctstate DNAT -j ACCEPT")
+	if a, b := fate(Sight{In: "wan", Out: "lan", Forwarded: true}), fate(Sight{In: "wan", Out: "lan"}); a != "accepted" || b != "dropped by FORWARD's policy" {
+		t.Errorf("port forwards let through: %q, and without one: %q", a, b)
+	}
 	iptables("-t mangle -A FORWARD -i lan -j MARK --set-xmark 0x3f00/0x3f00", "-t mangle -A FORWARD -j CONNMARK --save-mark --nfmask 0xff0000 --ctmask 0xff0000",
 		"-t mangle -A FORWARD -i other -j MARK --set-mark 1", "-t nat -A POSTROUTING -o wan -j MASQUERADE", "-t nat -A POSTROUTING -o wan -s 10.0.0.1 -j SNAT --to-source 192.0.2.1",
 		"-t raw -A PREROUTING -i lan -j CT --notrack")

@@ -216,6 +216,8 @@ func (p Sight) value(x condition) ([]byte, bool) {
 		established = 2
 		first       = 8
 		dnat        = 1 << 5 // IPS_DST_NAT
+		stateSNAT   = 1 << 6 // XT_CONNTRACK_STATE_SNAT
+		stateDNAT   = 1 << 7
 	)
 	pick := func(second bool, a, b uint32) uint32 {
 		if second {
@@ -244,6 +246,8 @@ func (p Sight) value(x condition) ([]byte, bool) {
 		v = []byte{6}
 	case ctState:
 		v = native(pick(p.Reply, first, established))
+	case iptablesState: // nftables' bits and two more, the first of which is not known
+		v, known = native(pick(p.Reply, first, established)|pick(p.Forwarded, 0, stateDNAT)), ^uint32(stateSNAT)
 	case ctStatus: // only this bit of it is known
 		v, known = native(pick(p.Forwarded, 0, dnat)), dnat
 	default:
