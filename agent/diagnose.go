@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -121,9 +122,16 @@ func (m *machine) files() {
 	f.Networkd = append([]doctor.File{{Path: "/etc/systemd/networkd.conf", Text: m.read("etc/systemd/networkd.conf")}}, m.dropIns("systemd/networkd.conf.d")...)
 	names, _ := filepath.Glob(filepath.Join(m.root, "proc/[0-9]*/comm"))
 	for _, name := range names {
+		if m.elsewhere(filepath.Dir(name)) {
+			continue
+		}
 		text, err := os.ReadFile(name)
-		if program := strings.TrimSpace(string(text)); err == nil && !slices.Contains(f.Programs, program) {
+		program := strings.TrimSpace(string(text))
+		if err == nil && !slices.Contains(f.Programs, program) {
 			f.Programs = append(f.Programs, program)
+		}
+		if program == "systemd-network" {
+			m.unread(filepath.Dir(name))
 		}
 	}
 	f.Links = map[string]doctor.Speed{}
@@ -141,6 +149,35 @@ func (m *machine) files() {
 	f.Resolv = m.read("etc/resolv.conf")
 	f.ResolvPath, _ = filepath.EvalSymlinks(filepath.Join(m.root, "etc/resolv.conf"))
 	m.service()
+}
+
+// elsewhere reports whether a process is in another network namespace, as in a
+// container.
+func (m *machine) elsewhere(process string) bool {
+	own, err := os.Readlink(filepath.Join(m.root, "proc/self/ns/net"))
+	other, err2 := os.Readlink(filepath.Join(process, "ns/net"))
+	return errors.Join(err, err2) == nil && own != other
+}
+
+// unread finds systemd-networkd's files that were written after its process was
+// started: installed, since a package's files bring the time that they were built
+// with them.
+func (m *machine) unread(process string) {
+	text, _ := os.ReadFile(filepath.Join(process, "stat"))
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // from the third on, proc_pid_stat(5)
+	const started, perSecond = 22 - 3, 100                                    // USER_HZ
+	var now, sinceBoot unix.Timespec
+	if len(fields) <= started || unix.ClockGettime(unix.CLOCK_REALTIME, &now) != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &sinceBoot) != nil {
+		return
+	}
+	ticks, err := strconv.ParseInt(fields[started], 10, 64)
+	start := int64(now.Sec) - int64(sinceBoot.Sec) + ticks/perSecond
+	for _, file := range m.facts.Networkd {
+		var s unix.Stat_t
+		if err == nil && unix.Stat(filepath.Join(m.root, file.Path), &s) == nil && int64(s.Ctim.Sec) > start+1 {
+			m.facts.Unread = append(m.facts.Unread, file.Path)
+		}
+	}
 }
 
 // read returns a file's text; "" if it is not there or cannot be read.

@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"multiroute/agent/config"
 	"multiroute/agent/doctor"
@@ -25,7 +28,10 @@ func TestMachineFiles(t *testing.T) {
 		"etc/systemd/networkd.conf":                          "main",
 		"usr/lib/systemd/networkd.conf.d/50-multiroute.conf": "drop-in",
 		"proc/1/comm":                                        "systemd\n",
+		"proc/5/comm":                                        "systemd-network\n",
+		"proc/5/stat":                                        "5 (systemd-network) S 1 5 5 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 100 2 3\n",
 		"proc/7/comm":                                        "NetworkManager\n",
+		"proc/8/comm":                                        "mwan3track\n",
 		"run/NetworkManager/devices/2":                       "[device]\nmanaged=true\n",
 		"sys/class/net/eth1/ifindex":                         "2\n",
 		"sys/class/net/eth1/speed":                           "10\n",
@@ -45,6 +51,15 @@ func TestMachineFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for process, namespace := range map[string]string{"self": "net:[1]", "7": "net:[1]", "8": "net:[2]"} {
+		dir := filepath.Join(root, "proc", process, "ns")
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(namespace, filepath.Join(dir, "net")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	m := machine{root: root, facts: doctor.Facts{Config: &config.Config{API: config.API{Socket: filepath.Join(root, "run/multiroute/agent.sock")}}}}
 	m.facts.Kernel.Links = []routes.Link{{Name: "eth1", Index: 2}, {Name: "eth2", Index: 3}}
 	m.files()
@@ -55,7 +70,22 @@ func TestMachineFiles(t *testing.T) {
 	if want := []doctor.File{{Path: "/etc/systemd/networkd.conf", Text: "main"}, {Path: "/usr/lib/systemd/networkd.conf.d/50-multiroute.conf", Text: "drop-in"}}; !slices.Equal(f.Networkd, want) {
 		t.Errorf("networkd's files: %v", f.Networkd)
 	}
-	if !slices.Contains(f.Programs, "NetworkManager") || !slices.Equal(f.Managed, []string{"eth1"}) {
+	if want := []string{"/etc/systemd/networkd.conf", "/usr/lib/systemd/networkd.conf.d/50-multiroute.conf"}; !slices.Equal(f.Unread, want) {
+		t.Errorf("networkd, started a second after the boot, has not read %v", f.Unread)
+	}
+	m.facts.Unread = nil
+	var sinceBoot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &sinceBoot); err != nil {
+		t.Fatal(err)
+	}
+	stat := fmt.Sprintf("5 (a b) c) S 1 5 5 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 %d 2 3\n", 100*(sinceBoot.Sec+60))
+	if err := os.WriteFile(filepath.Join(root, "proc/5/stat"), []byte(stat), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if m.unread(filepath.Join(root, "proc/5")); len(m.facts.Unread) > 0 {
+		t.Errorf("networkd, started after its files were written, has not read %v", m.facts.Unread)
+	}
+	if !slices.Contains(f.Programs, "NetworkManager") || slices.Contains(f.Programs, "mwan3track") || !slices.Equal(f.Managed, []string{"eth1"}) {
 		t.Errorf("programs %v, managed %v", f.Programs, f.Managed)
 	}
 	if len(f.Links) != 1 || f.Links["eth1"] != (doctor.Speed{Mbit: 10, Duplex: "half"}) {

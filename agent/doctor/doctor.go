@@ -68,8 +68,9 @@ type Facts struct {
 	Tables      *nat.Foreign
 	Legacy      []string // tables of ip_tables and ip6_tables in use
 	Deviations  []sysctl.Deviation
-	SysctlFiles []File // in the order in which they are applied at boot
-	Networkd    []File // likewise, of systemd-networkd
+	SysctlFiles []File   // in the order in which they are applied at boot
+	Networkd    []File   // likewise, of systemd-networkd
+	Unread      []string // paths of those that were written after it was started
 	Connections Connections
 	Missing     []Missing
 	Programs    []string // names of running processes

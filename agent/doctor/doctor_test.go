@@ -167,6 +167,8 @@ func TestFindings(t *testing.T) {
 		{"OpenWrt", "", chains(base("fw4", "forward", nat.Forward, 0, true)), "error*uci add firewall forwarding"},
 		{"port forwards", "[[port_forward]]\nname = \"web\"\nprotocol = \"tcp\"\nport = 80\nto = \"192.168.0.9\"", chains(base("mine", "forward", nat.Forward, 0, true)),
 			"error*what comes in for port forwards*ct status dnat accept"},
+		{"port forwards, libvirt", "[[port_forward]]\nname = \"web\"\nprotocol = \"tcp\"\nport = 80\nto = \"192.168.0.9\"", chains(base("libvirt_network", "forward", nat.Forward, 0, true)),
+			"error*libvirt, in its chain forward, drops*port forwards: web*nft insert rule ip libvirt_network forward ct status dnat accept*virsh net-edit"},
 		{"answers to probes", "", chains(base("mine", "input", nat.Input, 0, true)), "error*chain ip mine input*answers to the router itself by eth1*taken for dead*ct state established,related accept"},
 		{"probes", "", chains(base("mine", "output", nat.Output, 0, true)), "error*what the router itself sends by eth1*nft insert rule ip mine output oifname { \"eth1\", \"eth2\" } meta mark and 0xff000000 != 0 accept"},
 		{"answers to probes, iptables", "", chains(base("filter", "INPUT", nat.Input, 0, true)), "error*chain ip filter INPUT*iptables -I INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"},
@@ -182,8 +184,15 @@ func TestFindings(t *testing.T) {
 			f.Programs = []string{"systemd-network"}
 			f.Networkd = []File{{"/a", "[Network]\nManageForeignRoutingPolicyRules=no\nManageForeignRoutes=no\n"}, {"/b", "[Network]\nManageForeignRoutes=yes\n"}}
 		}, "warning*/b says ManageForeignRoutes=yes"},
+		{"networkd, not started again", "", func(f *Facts) {
+			f.Programs = []string{"systemd-network"}
+			f.Networkd = []File{{"/a", "[Network]\nManageForeignRoutes=no\n"}, {"/b", "[Network]\nManageForeignRoutingPolicyRules=no\nManageForeignRoutes=no\n"}}
+			f.Unread = []string{"/b"}
+		}, "warning*systemd-networkd /b was written after it was started*systemctl restart systemd-networkd"},
 		{"NetworkManager", "", func(f *Facts) { f.Managed = []string{"eth0", "eth1"} }, "note*NetworkManager*eth1"},
 		{"mwan3", "", chains(nat.ForeignChain{Family: unix.NFPROTO_IPV4, Table: "mangle", Name: "mwan3_hook"}), "warning*mwan3*/etc/init.d/mwan3 disable"},
+		{"libvirt", "", chains(nat.ForeignChain{Family: unix.NFPROTO_IPV4, Table: "libvirt_network", Name: "guest_nat"}), "note*libvirt*get along"},
+		{"libvirt before 10.4", "", chains(nat.ForeignChain{Family: unix.NFPROTO_IPV4, Table: "nat", Name: "LIBVIRT_PRT"}), "note*libvirt*get along"},
 		{"Calico", "", func(f *Facts) { f.Programs = []string{"calico-node"} }, "warning*Calico*0xffff0000*IptablesMarkMask"},
 
 		{"not ready", "", func(f *Facts) { f.Daemon.Ready = false }, "error*agent*does not hold"},
@@ -260,6 +269,11 @@ func TestQuiet(t *testing.T) {
 		"networkd with the drop-in": func(f *Facts) {
 			f.Programs = []string{"systemd-network"}
 			f.Networkd = []File{{"/a", "[Network]\nManageForeignRoutingPolicyRules=no\n ManageForeignRoutes = no\n"}}
+		},
+		"networkd with a younger file that says the same": func(f *Facts) {
+			f.Programs = []string{"systemd-network"}
+			f.Networkd = []File{{"/a", "[Network]\nManageForeignRoutingPolicyRules=no\nManageForeignRoutes=no\n"}, {"/b", "[Network]\nManageForeignRoutes=no\n"}}
+			f.Unread = []string{"/b"}
 		},
 		"a key excepted from a pattern": func(f *Facts) {
 			f.SysctlFiles = []File{{"/a", "-net.ipv4.conf.eth1.rp_filter\n-net.ipv4.conf.eth2.rp_filter\nnet.ipv4.conf.*.rp_filter = 1\n"}}

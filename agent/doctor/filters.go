@@ -9,6 +9,7 @@ import (
 
 	"multiroute/agent/config"
 	"multiroute/nat"
+	"multiroute/routes"
 )
 
 // filters follows clients' packets, and the answers to them and to probes, through the
@@ -82,13 +83,13 @@ func (f *Facts) sight(in, out string, v6 bool) nat.Sight {
 
 func forwarded(f *Facts, c *nat.ForeignChain) []Finding {
 	var lost, unsure []string
-	by := ""
+	var last nat.Fate
 	for _, v6 := range families(f, c) {
 		for _, w := range f.ways(v6) {
 			what := version(v6) + w.what
 			switch fate := f.Tables.Walk(c, w.sight); {
 			case fate.Lost():
-				lost, by = append(lost, what), dropper(c, fate)
+				lost, last = append(lost, what), fate
 			case fate.Dropped && fate.Policy:
 				unsure = append(unsure, what)
 			}
@@ -96,7 +97,7 @@ func forwarded(f *Facts, c *nat.ForeignChain) []Finding {
 	}
 	var all []Finding
 	if len(lost) > 0 {
-		all = append(all, finding(Error, "chain "+c.String(), remedy(f, c), "%s drops %s", by, list(lost)))
+		all = append(all, finding(Error, "chain "+c.String(), remedy(f, c)+forGood(c, last), "%s drops %s", dropper(c, last), list(lost)))
 	}
 	if len(unsure) > 0 {
 		all = append(all, finding(Note, "chain "+c.String(), remedy(f, c)+"\n# only if they do not get through", "its policy drops what its rules do not accept, and whether they accept %s hangs on more than the interfaces", list(unsure)))
@@ -104,31 +105,45 @@ func forwarded(f *Facts, c *nat.ForeignChain) []Finding {
 	return append(all, portForwards(f, c)...)
 }
 
-// portForwards follows what comes in for servers in the LAN.
+// portForwards follows what comes in for servers behind the router.
 func portForwards(f *Facts, c *nat.ForeignChain) []Finding {
-	if len(f.Config.PortForwards) == 0 || len(f.Config.Router.LAN) == 0 {
-		return nil
-	}
 	for _, v6 := range families(f, c) {
-		through := false
-		by := ""
-		for _, lan := range f.Config.Router.LAN {
-			for _, up := range f.interfaces() {
-				s := f.sight(up, lan, v6)
-				s.Forwarded = true
-				fate := f.Tables.Walk(c, s)
-				through = through || !fate.Lost()
-				if fate.Lost() {
-					by = dropper(c, fate)
-				}
+		var lost []string
+		var last nat.Fate
+		for _, p := range f.Config.PortForwards {
+			if p.To.Is6() != v6 {
+				continue
+			}
+			if fate := f.entering(c, p); fate.Lost() {
+				lost, last = append(lost, p.Name), fate
 			}
 		}
-		wanted := slices.ContainsFunc(f.Config.PortForwards, func(p config.PortForward) bool { return p.To.Is6() == v6 })
-		if !through && wanted {
-			return []Finding{finding(Error, "chain "+c.String(), forwardRemedy(f, c), "%s drops %swhat comes in for port forwards", by, version(v6))}
+		if len(lost) > 0 {
+			return []Finding{finding(Error, "chain "+c.String(), forwardRemedy(f, c, last), "%s drops %swhat comes in for port forwards: %s", dropper(c, last), version(v6), list(lost))}
 		}
 	}
 	return nil
+}
+
+// entering is what becomes of a port forward's packets: the best of all ways from
+// an uplink to where the server is, or may be.
+func (f *Facts) entering(c *nat.ForeignChain, p config.PortForward) (best nat.Fate) {
+	behind := f.Config.Router.LAN
+	for _, a := range f.Kernel.Addrs {
+		if i := slices.IndexFunc(f.Kernel.Links, func(l routes.Link) bool { return l.Index == a.Index }); i >= 0 && a.Prefix.Contains(p.To) {
+			behind = []string{f.Kernel.Links[i].Name}
+		}
+	}
+	for _, to := range behind {
+		for _, up := range f.interfaces() {
+			s := f.sight(up, to, p.To.Is6())
+			s.Forwarded = true
+			if best = f.Tables.Walk(c, s); !best.Lost() {
+				return best
+			}
+		}
+	}
+	return best
 }
 
 // own follows probes and the answers to them.
@@ -165,6 +180,8 @@ func version(v6 bool) string {
 // dropper names who drops.
 func dropper(c *nat.ForeignChain, fate nat.Fate) string {
 	switch {
+	case libvirts(c, fate):
+		return "libvirt, in its chain " + fate.By + ","
 	case fate.Policy && fate.By == c.Name:
 		return "its policy"
 	case fate.By != c.Name:

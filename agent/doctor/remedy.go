@@ -44,15 +44,38 @@ func remedy(f *Facts, c *nat.ForeignChain) string {
 }
 
 // forwardRemedy is the same for port forwards.
-func forwardRemedy(f *Facts, c *nat.ForeignChain) string {
+func forwardRemedy(f *Facts, c *nat.ForeignChain, fate nat.Fate) string {
+	into := c.Name
 	switch owner(f, c) {
 	case "Docker":
-		return iptables(c) + " -I DOCKER-USER -m conntrack --ctstate DNAT -j ACCEPT"
+		if !libvirts(c, fate) { // whose chains may come before Docker's
+			into = "DOCKER-USER"
+		}
 	case "ufw", "iptables":
-		return iptables(c) + " -I " + c.Name + " -m conntrack --ctstate DNAT -j ACCEPT"
+	default:
+		return fmt.Sprintf("nft insert rule %s ct status dnat accept", c) + forGood(c, fate)
 	}
-	return fmt.Sprintf("nft insert rule %s ct status dnat accept", c)
+	return iptables(c) + " -I " + into + " -m conntrack --ctstate DNAT -j ACCEPT" + forGood(c, fate)
 }
+
+// forGood is what the owner of the rule that drops has words for himself.
+func forGood(c *nat.ForeignChain, fate nat.Fate) string {
+	if libvirts(c, fate) {
+		return "\n# for good: virsh net-edit NETWORK, and there <forward mode='route'/>; the NAT is multiroute's"
+	}
+	return ""
+}
+
+// libvirts reports whether libvirt made the rule that drops: since 10.4 it has a
+// table of its own, before that chains in iptables' table.
+func libvirts(c *nat.ForeignChain, fate nat.Fate) bool {
+	return c.Table == libvirtTable || strings.HasPrefix(fate.By, libvirtChains)
+}
+
+const (
+	libvirtTable  = "libvirt_network"
+	libvirtChains = "LIBVIRT_"
+)
 
 // ownRemedy is the same for probes, which have an uplink's mark, and for the
 // answers to them. Over IPv6 neighbours are found by packets that conntrack does

@@ -151,6 +151,97 @@ func TestDoctorOwn(t *testing.T) {
 	}
 }
 
+// libvirtNFT is what libvirt 10.4 and later write for a network with NAT, and
+// libvirtIPT what those before it do; here its bridge is called guests.
+var (
+	libvirtNFT = []string{
+		"nft add table ip libvirt_network",
+		"nft add chain ip libvirt_network forward { type filter hook forward priority 0; policy accept; }",
+		"nft add chain ip libvirt_network guest_output",
+		"nft insert rule ip libvirt_network forward counter jump guest_output",
+		"nft add chain ip libvirt_network guest_input",
+		"nft insert rule ip libvirt_network forward counter jump guest_input",
+		"nft add chain ip libvirt_network guest_cross",
+		"nft insert rule ip libvirt_network forward counter jump guest_cross",
+		"nft add chain ip libvirt_network guest_nat { type nat hook postrouting priority 100; policy accept; }",
+		"nft insert rule ip libvirt_network guest_output iif guests counter reject",
+		"nft insert rule ip libvirt_network guest_input oif guests counter reject",
+		"nft insert rule ip libvirt_network guest_cross iif guests oif guests counter accept",
+		"nft insert rule ip libvirt_network guest_output ip saddr 10.5.0.0/24 iif guests counter accept",
+		"nft insert rule ip libvirt_network guest_input oif guests ip daddr 10.5.0.0/24 ct state related,established counter accept",
+		"nft insert rule ip libvirt_network guest_nat ip saddr 10.5.0.0/24 ip daddr != 10.5.0.0/24 counter masquerade",
+		"nft insert rule ip libvirt_network guest_nat meta l4proto tcp ip saddr 10.5.0.0/24 ip daddr != 10.5.0.0/24 counter masquerade to :1024-65535",
+		"nft insert rule ip libvirt_network guest_nat ip saddr 10.5.0.0/24 ip daddr 224.0.0.0/24 counter return",
+	}
+	libvirtIPT = []string{
+		"iptables-nft -N LIBVIRT_FWO", "iptables-nft -I FORWARD -j LIBVIRT_FWO",
+		"iptables-nft -N LIBVIRT_FWI", "iptables-nft -I FORWARD -j LIBVIRT_FWI",
+		"iptables-nft -N LIBVIRT_FWX", "iptables-nft -I FORWARD -j LIBVIRT_FWX",
+		"iptables-nft -t nat -N LIBVIRT_PRT", "iptables-nft -t nat -I POSTROUTING -j LIBVIRT_PRT",
+		"iptables-nft -I LIBVIRT_FWO -i guests -j REJECT",
+		"iptables-nft -I LIBVIRT_FWI -o guests -j REJECT",
+		"iptables-nft -I LIBVIRT_FWX -i guests -o guests -j ACCEPT",
+		"iptables-nft -I LIBVIRT_FWO -s 10.5.0.0/24 -i guests -j ACCEPT",
+		"iptables-nft -I LIBVIRT_FWI -d 10.5.0.0/24 -o guests -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+		"iptables-nft -t nat -I LIBVIRT_PRT -s 10.5.0.0/24 ! -d 10.5.0.0/24 -j MASQUERADE",
+		"iptables-nft -t nat -I LIBVIRT_PRT -s 10.5.0.0/24 ! -d 10.5.0.0/24 -p tcp -j MASQUERADE --to-ports 1024-65535",
+		"iptables-nft -t nat -I LIBVIRT_PRT -s 10.5.0.0/24 -d 224.0.0.0/24 -j RETURN",
+	}
+)
+
+// TestDoctorLibvirt: guests of libvirt use the uplinks, whether or not their
+// bridge is in the LAN, and doctor finds no fault; but what comes in for them
+// libvirt rejects, and what doctor says to do about it helps.
+func TestDoctorLibvirt(t *testing.T) {
+	needPrograms(t, "nft", "iptables-nft")
+	for _, test := range []struct {
+		name, subject, lan string
+		commands           []string
+	}{
+		{"nftables", "chain ip libvirt_network forward", "", libvirtNFT},
+		{"nftables, in the LAN", "chain ip libvirt_network forward", `"guests"`, libvirtNFT},
+		{"iptables", "chain ip filter FORWARD", "", libvirtIPT},
+		{"iptables, in the LAN", "chain ip filter FORWARD", `"guests"`, libvirtIPT},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx := deadline(t, time.Minute)
+			h := newHouse(t, lab.NewRouter, lab.Options{NoIPv6: true})
+			guest := guests(t, h.Topology.Router)
+			serve(t, guest)
+			text := rig.Config(h.Topology, nil)
+			if test.lan != "" {
+				text = strings.Replace(text, `lan = ["eth0"`, `lan = ["eth0", `+test.lan, 1)
+			}
+			h.start(ctx, text)
+			h.shell(test.commands...)
+			if r := lab.Spread(ctx, guest, 60, lab.Everywhere); r.Errors > 0 || len(r.Sources) != len(h.Uplinks) {
+				t.Errorf("guests use the uplinks so: %s", r)
+			}
+			r, code := h.doctor()
+			if code == 1 || len(about(r, "chain")) > 0 || len(about(r, "libvirt")) != 1 {
+				t.Errorf("exit %d without a port forward: %+v", code, r.Findings)
+			}
+			u := h.Uplinks[0].Address.Addr()
+			h.configure(text + forward("tcp", "80", guestClient.Addr().String()))
+			_, err := h.Reload(ctx)
+			must(t, err)
+			nobody(ctx, t, "past libvirt", h.Internet, lab.Socket{Local: netip.AddrPortFrom(lab.InternetAddress, 0)}, netip.AddrPortFrom(u, 80))
+			r, code = h.doctor()
+			found := about(r, test.subject)
+			if code != 1 || len(found) != 1 || found[0].Severity != doctor.Error || !strings.Contains(found[0].What, "libvirt, in its chain") {
+				t.Fatalf("exit %d, found %+v", code, r.Findings)
+			}
+			t.Logf("%s: %s\n%s", found[0].Subject, found[0].What, found[0].Remedy)
+			remedy, _, _ := strings.Cut(found[0].Remedy, "\n#")
+			h.shell(strings.ReplaceAll(remedy, "tables ", "tables-nft "))
+			only(ctx, t, "after the remedy", h.Internet, bound(lab.InternetAddress, netip.AddrPortFrom(u, 80)), 3, lab.InternetAddress)
+			if r, code := h.doctor(); code == 1 || len(about(r, "chain")) > 0 {
+				t.Errorf("exit %d after the remedy: %+v", code, r.Findings)
+			}
+		})
+	}
+}
+
 // shell runs commands in the router's namespace.
 func (h *house) shell(commands ...string) {
 	h.t.Helper()
