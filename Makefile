@@ -80,10 +80,11 @@ bench: ## measures the agent against a bare masquerade, and what clients see of 
 package: ## .deb, .rpm, .apk and .ipk for all architectures, in dist
 	packaging/make dist
 
-package-check: ## makes all packages twice and compares them
+package-check: ## makes all packages twice, as on two machines, and compares them
 	@rm -rf dist/again
 	packaging/make dist
-	packaging/make dist/again >/dev/null
+	@touch packaging/scripts/*
+	umask 077; packaging/make dist/again >/dev/null
 	@cd dist/again && sha256sum multiroute[_-]* >../SHA256SUMS && cd .. && sha256sum --check SHA256SUMS
 	@rm -rf dist/again
 

@@ -29,7 +29,7 @@ func boot(f *Facts) []Finding {
 		all = append(all, finding(Warning, "agent", "agent check, then agent reload", "it runs with an older configuration: %s", d.ConfigError))
 	}
 	for _, w := range d.Warnings {
-		all = append(all, finding(Warning, "agent", "as it says; where it does not: journalctl -u multiroute, docs/troubleshooting.md", "it says: %s", w))
+		all = append(all, finding(Warning, "agent", "as it says; where it does not: the agent's log, and "+more, "it says: %s", w))
 	}
 	if s.NoFolder != "" {
 		all = append(all, finding(Error, s.Folder, "mount it writable, or name another folder with [api] socket", "the agent cannot put its socket and files there: %s", s.NoFolder))

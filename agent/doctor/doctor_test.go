@@ -112,7 +112,7 @@ func TestFindings(t *testing.T) {
 		}, "note*192.0.2.0/24*one of them only"},
 		{"foreign marks", "", func(f *Facts) {
 			f.Kernel.Marks = []routes.ForeignMark{{Family: routes.IPv4, Priority: 99, Mark: 1 << 28, Mask: 0xf0000000}}
-		}, "warning*configuration*rule 99*overlaps our mark_mask"},
+		}, "warning*configuration*rule 99*overlaps our mark_mask*agent(8) says where"},
 
 		{"feature", "", func(f *Facts) { f.Missing = []Missing{{"masquerade", "CONFIG_NFT_MASQ"}} }, "error*kernel*no masquerade*CONFIG_NFT_MASQ"},
 
@@ -199,7 +199,7 @@ func TestFindings(t *testing.T) {
 		{"another agent", "", func(f *Facts) { f.Daemon = Daemon{Other: "process 7"} }, "error*agent*process 7*stop it"},
 		{"not running", "", func(f *Facts) { f.Daemon = Daemon{} }, "note*agent*does not run"},
 		{"old configuration", "", func(f *Facts) { f.Daemon.ConfigError = "x.toml:1" }, "warning*older configuration: x.toml:1*agent reload"},
-		{"what it says", "", func(f *Facts) { f.Daemon.Warnings = []string{"another program keeps"} }, "warning*agent*another program keeps"},
+		{"what it says", "", func(f *Facts) { f.Daemon.Warnings = []string{"another program keeps"} }, "warning*agent*another program keeps*log*agent(8) says where"},
 		{"not enabled", "", func(f *Facts) { f.Service = Service{Systemd: true, Unit: "/x"} }, "warning*multiroute.service*at boot*systemctl enable"},
 		{"no folder", "", func(f *Facts) { f.Service = Service{Folder: "/run/x", NoFolder: "read-only"} }, "error*/run/x*read-only"},
 		{"nobody asks", "dns = [\"192.0.2.53\"]", func(f *Facts) { f.Resolv = "nameserver 8.8.8.8\n" }, "note*/etc/resolv.conf*nobody asks*ln -sf"},
