@@ -24,6 +24,9 @@ func (h *ruleHouse) request(p packet) api.ExplainRequest {
 	if p.proto != unix.IPPROTO_TCP && p.proto != udp {
 		r.FromPort = 0 // it has none
 	}
+	if p.ns != h.Topology.Router {
+		r.UID = 0 // nor has that a user
+	}
 	return r
 }
 
