@@ -63,6 +63,17 @@ func (l *events) since(id uint64) []api.Event {
 	return slices.Clone(l.newest[i:])
 }
 
+// about is what a line in the log says of an uplink: with the number of its
+// newest event, if that is newer than the one with that number.
+func (l *events) about(uplink string, id uint64) []any {
+	for _, e := range slices.Backward(l.since(id)) {
+		if e.Uplink == uplink {
+			return []any{"id", e.ID, "uplink", uplink}
+		}
+	}
+	return []any{"uplink", uplink}
+}
+
 // keep forgets the figures of uplinks that are not there any more.
 func (l *events) keep(uplinks map[string]uplinkState) {
 	maps.DeleteFunc(l.total, func(t web.Transition, _ uint64) bool { _, ok := uplinks[t.Uplink]; return !ok })

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,6 +65,29 @@ func TestEventCauses(t *testing.T) {
 	}
 	if len(r.events.total) != 0 {
 		t.Errorf("figures of an uplink that is gone: %v", r.events.total)
+	}
+}
+
+// The lines in the log about one change have its number, and no others have it.
+func TestEventInLog(t *testing.T) {
+	t.Parallel()
+	r, doc := treated(t, twoUplinks)
+	doc.says(legA, health.Down, "no answer")
+	r.mustPass(time.Second)
+	log := r.log.take()
+	for _, line := range []string{
+		`msg="uplink is down" id=3 uplink=a`,
+		`msg="ending the connections of an uplink that cannot carry them any more" id=3 uplink=a mark=0x1000000`,
+		`msg="uplink change done" id=3 uplink=a`,
+	} {
+		if !strings.Contains(log, line) {
+			t.Errorf("the log lacks %s:\n%s", line, log)
+		}
+	}
+	doc.says(legA, health.Down, "no answer from anybody")
+	r.mustPass(time.Second)
+	if log := r.log.take(); !strings.Contains(log, `msg="uplink is down" uplink=a`) {
+		t.Errorf("no change of the state:\n%s", log)
 	}
 }
 

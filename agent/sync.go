@@ -316,14 +316,17 @@ func (d *daemon) end(leaving []nat.Uplink, p plan.Plan, together bool) error {
 	}
 	slices.SortFunc(ends, func(a, b plan.End) int { return cmp.Or(cmp.Compare(a.Mark, b.Mark), cmp.Compare(a.Family, b.Family)) })
 	for _, e := range ends {
-		mark := fmt.Sprintf("%#x", e.Mark)
+		about := []any{"mark", fmt.Sprintf("%#x", e.Mark)}
+		if i := slices.IndexFunc(p.Uplinks, func(u plan.Uplink) bool { return u.Mark == e.Mark }); i >= 0 && !e.Outgoing {
+			about = append(d.events.about(p.Uplinks[i].Name, d.announced), about...)
+		}
 		switch {
 		case e.Outgoing:
-			d.Log.Info("moving the connections of an uplink that stood in for a better one", "mark", mark, "family", e.Family.Name())
+			d.Log.Info("moving the connections of an uplink that stood in for a better one", append(about, "family", e.Family.Name())...)
 		case e.Family == 0:
-			d.Log.Info("ending the connections of an uplink that cannot carry them any more", "mark", mark)
+			d.Log.Info("ending the connections of an uplink that cannot carry them any more", about...)
 		default:
-			d.Log.Info("ending the connections of an uplink that cannot carry this family any more", "mark", mark, "family", e.Family.Name())
+			d.Log.Info("ending the connections of an uplink that cannot carry this family any more", append(about, "family", e.Family.Name())...)
 		}
 	}
 	settled := func() { d.settled = plan.Settled(old, p) }
@@ -459,8 +462,8 @@ func (d *daemon) adoptPlan(now time.Time, p plan.Plan, rules nat.Ruleset) {
 			}
 		}
 		if !known || s.state != u.State || s.reason != u.Reason {
-			d.Log.Info("uplink is "+string(u.State), "uplink", u.Name, "reason", u.Reason, "interface", u.Interface,
-				"gateway", u.V4.Nexthop.Gateway, "gateway6", u.V6.Nexthop.Gateway)
+			d.Log.Info("uplink is "+string(u.State), append(d.events.about(u.Name, d.announced), "reason", u.Reason, "interface", u.Interface,
+				"gateway", u.V4.Nexthop.Gateway, "gateway6", u.V6.Nexthop.Gateway)...)
 		}
 		s.state, s.reason, s.usable = u.State, u.Reason, usable(&u)
 		_, s.byHand = d.disabled[u.Name]

@@ -87,7 +87,7 @@ func TestFailover(t *testing.T) {
 	if !slices.Equal(r.k.deleted, []uint32{markA}) {
 		t.Errorf("deleted %#x", r.k.deleted)
 	}
-	if log := r.log.take(); !strings.Contains(log, `msg="uplink is down" uplink=a reason="interface eth1 has no carrier (cable, modem)"`) {
+	if log := r.log.take(); !strings.Contains(log, `msg="uplink is down" id=3 uplink=a reason="interface eth1 has no carrier (cable, modem)"`) {
 		t.Errorf("log:\n%s", log)
 	}
 
