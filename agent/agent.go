@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -51,6 +52,7 @@ type (
 		Read() (nat.State, error)
 		Write(nat.State, nat.Ruleset) error
 		Counters() (map[string]nat.Count, error)
+		ForeignUpTo(rules uint32) (*nat.Foreign, error)
 	}
 	counter interface {
 		CountByMark(mask uint32) (map[uint32]int, error)
@@ -115,6 +117,7 @@ type daemon struct {
 	trialEnds     time.Time // when the configuration in force goes unless somebody confirms it; zero: it stays
 
 	warnings []string
+	others   []string // warnings about other programs' rules, as seen last
 
 	ids      plan.IDs
 	ports    sysctl.Ports // of the router's own programs, as read last
@@ -391,6 +394,7 @@ func (d *daemon) start(cfg *config.Config) error {
 		return fmt.Errorf("putting the configuration into the kernel: %w", err)
 	}
 	d.report(err)
+	d.lookAtOthers()
 	return nil
 }
 
@@ -614,7 +618,8 @@ func (d *daemon) load(onTrial time.Duration) (api.ReloadResult, error) {
 	}
 	result.Generation = d.generation
 	result.Changes = changes(before, d.plan, !sameRuleset(rules, d.ruleset))
-	result.Warnings = append(result.Warnings, d.plan.Warnings...)
+	d.lookAtOthers()
+	result.Warnings = slices.Concat(result.Warnings, d.others, d.plan.Warnings)
 	d.Log.Info("configuration loaded", "generation", d.generation, "changed", result.Changed, "changes", result.Changes)
 	return result, nil
 }

@@ -353,8 +353,9 @@ func (m *machine) daemon(ctx context.Context) {
 		if s.Config.Error != nil {
 			d.ConfigError = *s.Config.Error
 		}
+		found := slices.Concat(m.facts.Plan.Warnings, inOurWay(&m.facts))
 		for _, w := range s.Warnings {
-			if !slices.Contains(m.facts.Plan.Warnings, w) {
+			if !slices.Contains(found, w) {
 				d.Warnings = append(d.Warnings, w)
 			}
 		}

@@ -130,6 +130,8 @@ func (t fakeTable) Counters() (map[string]nat.Count, error) {
 	return maps.Clone(t.counts), t.call(false, "count bytes")
 }
 
+func (fakeTable) ForeignUpTo(uint32) (*nat.Foreign, error) { return &nat.Foreign{}, nil }
+
 func (t fakeTable) Write(_ nat.State, want nat.Ruleset) error {
 	var uplinks []string
 	for _, c := range want.Chains {

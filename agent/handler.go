@@ -135,7 +135,7 @@ func (d *daemon) status() api.Status {
 func (d *daemon) describe(traffic map[string]carried) api.Status {
 	s := api.Status{Version: d.Version, PID: os.Getpid(), Ready: d.ready,
 		Config:   api.ConfigStatus{Generation: d.generation, LoadedAt: timeOrNil(d.loadedAt)},
-		Warnings: slices.Concat(d.warnings, d.plan.Warnings),
+		Warnings: slices.Concat(d.warnings, d.others, d.plan.Warnings),
 		Drift:    api.DriftStatus{Repairs: d.drift.repairs, LastRepair: timeOrNil(d.drift.last)}}
 	if !d.trialEnds.IsZero() {
 		s.Config.ConfirmBy = timeOrNil(d.trialEnds)

@@ -25,7 +25,8 @@ type ForeignChain struct {
 	Type     ChainType // "" for a regular chain; so are the next three
 	Hook     Hook
 	Priority int32
-	Drop     bool // the policy
+	Drop     bool   // the policy
+	uses     uint32 // how many rules are in it or lead there
 	rules    []foreignRule
 }
 
@@ -159,8 +160,11 @@ func decodeForeignChain(m netlink.Message) (c ForeignChain, err error) {
 		}
 	}
 	err = attributes(m, func(ad *netlink.AttributeDecoder) {
-		if ad.Type() == unix.NFTA_CHAIN_POLICY {
+		switch ad.Type() {
+		case unix.NFTA_CHAIN_POLICY:
 			c.Drop = ad.Uint32() == 0 // NF_DROP
+		case unix.NFTA_CHAIN_USE:
+			c.uses = ad.Uint32()
 		}
 	})
 	return c, err

@@ -2,6 +2,7 @@ package nat
 
 import (
 	"errors"
+	"math"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -9,12 +10,20 @@ import (
 
 // Foreign reads the chains of all tables but ours, iptables-nft's included. It
 // needs CAP_NET_ADMIN. What is read by ip_tables (iptables-legacy) is not here.
-func (t *Table) Foreign() (*Foreign, error) { return uninterrupted(t.foreignOnce) }
+func (t *Table) Foreign() (*Foreign, error) {
+	return uninterrupted(func() (*Foreign, error) { return t.foreignOnce(math.MaxUint32) })
+}
+
+// ForeignUpTo is Foreign for who has no time to read more rules than that; nil:
+// there are more. Those that lead to a chain count for it, too.
+func (t *Table) ForeignUpTo(rules uint32) (*Foreign, error) {
+	return uninterrupted(func() (*Foreign, error) { return t.foreignOnce(rules) })
+}
 
 // others says in errors what was read.
 const others = "the tables of others"
 
-func (t *Table) foreignOnce() (*Foreign, error) {
+func (t *Table) foreignOnce(most uint32) (*Foreign, error) {
 	f := &Foreign{sets: map[setKey]*foreignSet{}}
 	ours := func(k setKey) bool { return k.family == unix.NFPROTO_INET && k.table == TableName }
 	chains, err := t.dumpAll(others, unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, nil)
@@ -30,6 +39,10 @@ func (t *Table) foreignOnce() (*Foreign, error) {
 		if key := (setKey{c.Family, c.Table, c.Name}); !ours(key) {
 			index[key] = len(f.Chains)
 			f.Chains = append(f.Chains, c)
+			if c.uses > most {
+				return nil, nil
+			}
+			most -= c.uses
 		}
 	}
 	if len(f.Chains) == 0 {

@@ -19,6 +19,19 @@ func (k *kernel) others() *Foreign {
 	return f
 }
 
+// TestForeignUpTo: of long rulesets nothing is read.
+func TestForeignUpTo(t *testing.T) {
+	needNFT(t)
+	k := newKernel(t)
+	k.nft(`table ip theirs { chain a { jump b; accept; }; chain b { drop; accept; return; }; }`)
+	for most, want := range map[uint32]bool{0: false, 5: false, 6: true, 100: true} { // b is used by its rules and by a's jump
+		var f *Foreign
+		if err := k.ns.Do(func() (err error) { f, err = k.table.ForeignUpTo(most); return err }); err != nil || (f != nil) != want {
+			t.Errorf("up to %d: %v, %v", most, f, err)
+		}
+	}
+}
+
 func (f Fate) text() string {
 	s := ""
 	if f.Accepted {

@@ -137,7 +137,7 @@ func Examine(f *Facts) Report {
 		{ConnTable, connections},
 		{PolicyRules, policyRules},
 		{Filters, filters},
-		{Marks, marks},
+		{Marks, InOurWay},
 		{Programs, programs},
 		{Boot, boot},
 		{Names, names},

@@ -10,8 +10,9 @@ import (
 // (nft: mangle).
 const bindPriority = -150
 
-// marks looks at what other programs' rules do to packets of ours.
-func marks(f *Facts) []Finding {
+// InOurWay looks at what other programs' rules do to packets of ours, in the
+// Tables; it needs no other facts than Config, Plan and Kernel's links.
+func InOurWay(f *Facts) []Finding {
 	if f.Tables == nil {
 		return nil
 	}

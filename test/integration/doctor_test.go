@@ -337,7 +337,27 @@ func TestDoctorMarks(t *testing.T) {
 		t.Fatalf("connections leave by %d uplinks in spite of the marks", n)
 	}
 	r, code := h.doctor()
-	if found := about(r, "chain inet qos p"); code != 3 && code != 1 || len(found) != 1 || found[0].Severity != doctor.Warning {
+	if found := about(r, "chain inet qos p"); len(found) != 1 || found[0].Severity != doctor.Warning {
 		t.Errorf("exit %d: %+v", code, r.Findings)
+	}
+	// Who does not ask doctor hears of it, too, and doctor does not say it twice.
+	told := func() string {
+		t.Helper()
+		_, err := h.Reload(ctx)
+		must(t, err)
+		s, err := h.Status(ctx)
+		must(t, err)
+		return strings.Join(s.Warnings, "\n")
+	}
+	if w := told(); !strings.Contains(w, "chain inet qos p: it may write bits 0xff000000 of the packet's mark") || !strings.Contains(w, "under a mask that leaves ours out") || !strings.Contains(h.Log(), "chain inet qos p") {
+		t.Errorf("status: %s", w)
+	}
+	r, code = h.doctor()
+	if found := about(r, "chain inet qos p"); code != 3 && code != 1 || len(found) != 1 || slices.ContainsFunc(about(r, "agent"), func(f doctor.Finding) bool { return strings.Contains(f.What, "qos") }) {
+		t.Errorf("exit %d: %+v", code, r.Findings)
+	}
+	h.shell("nft delete table inet qos")
+	if w := told(); strings.Contains(w, "qos") {
+		t.Errorf("it has gone: %s", w)
 	}
 }
