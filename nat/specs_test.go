@@ -217,6 +217,7 @@ func situations() []situation {
 		{"counted", changed(threeOnOne(), func(s *Spec) { s.Uplinks[0].Counted, s.Uplinks[2].Counted = true, true })},
 		{"counted-other", changed(threeOnOne(), func(s *Spec) { s.Uplinks[0].Counted, s.Uplinks[1].Counted = true, true })},
 		{"counted-server", changed(server(), func(s *Spec) { s.Uplinks[0].Counted, s.Uplinks[1].Counted = true, true })},
+		{"notes", changed(separate(), func(s *Spec) { s.Notes = []string{"socket /run/multiroute/agent.sock", "state /etc/a b"} })},
 		{"sticky", sticky()},
 		{"sticky-three-on-one", changed(threeOnOne(), func(s *Spec) {
 			s.Sticky = []Sticky{{Policy: markOf(9), Timeout: 10 * time.Minute, Uplinks: []int{1, 2, 3}, Members4: []int{2, 3}, Members6: []int{1}}}

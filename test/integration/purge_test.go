@@ -3,11 +3,13 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -264,6 +266,37 @@ func TestPurgeUnderSupervisor(t *testing.T) {
 	if left := strings.TrimSpace(h.state(true)); left != "" {
 		t.Errorf("purge left:\n%s", left)
 	}
+}
+
+// TestPurgeElsewhere: an agent of another network namespace keeps what it has,
+// whatever the configuration says.
+func TestPurgeElsewhere(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	h.start(ctx, rig.Config(h.Topology, nil))
+	h.unchanged()
+	run := filepath.Dir(h.Socket())
+	files := func() []string {
+		entries, err := os.ReadDir(run)
+		must(t, err)
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	before := files()
+	var out bytes.Buffer
+	cmd := exec.Command(h.Program, "purge", "--config", h.ConfigPath())
+	cmd.Stdout, cmd.Stderr = &out, &out
+	must(t, h.Client().Start(cmd))
+	if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), "nothing of multiroute was there") {
+		t.Errorf("purge: %v: %s", err, out.String())
+	}
+	if diff := cmp.Diff(before, files()); diff != "" {
+		t.Errorf("%s (-before +after purge):\n%s", run, diff)
+	}
+	h.unchanged()
 }
 
 // move writes a configuration with another socket.
