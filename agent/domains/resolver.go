@@ -196,31 +196,34 @@ func (x *running) write(holds []Hold, now time.Time) {
 		if !s.again.IsZero() {
 			continue
 		}
-		var addrs []netip.Addr
+		var own []Hold
 		for _, h := range holds {
-			if l.contains(h.Name) {
-				addrs = append(addrs, h.Addr)
+			if !l.contains(h.Name) {
+				continue
 			}
+			if h.Until.Before(s.until(h.Addr)) { // for this name; others may have it for longer
+				h.Until = x.sched.Until(h.Addr, l)
+			}
+			own = append(own, h)
 		}
-		s.wrote(x.put(l, addrs, now), now)
+		s.wrote(x.put(l, own, now), now)
 	}
 }
 
-// put puts addresses into a list's set, for as long as one of its names has them.
-func (x *running) put(l List, addrs []netip.Addr, now time.Time) error {
+// put puts addresses into a list's set.
+func (x *running) put(l List, holds []Hold, now time.Time) error {
 	var elements []Element
 	done := map[netip.Addr]bool{}
-	for _, a := range addrs {
-		if done[a] {
+	for _, h := range holds {
+		if done[h.Addr] {
 			continue
 		}
-		done[a] = true
-		until := x.sched.Until(a, l)
-		if until.Before(now) {
-			until = now
+		done[h.Addr] = true
+		if h.Until.Before(now) {
+			h.Until = now
 		}
-		if x.shelves[l.ID].place(a, until, now, x.Room) {
-			elements = append(elements, Element{Set: l.Asked(), Addr: a, Timeout: until.Sub(now)})
+		if x.shelves[l.ID].place(h.Addr, h.Until, now, x.Room) {
+			elements = append(elements, Element{Set: l.Asked(), Addr: h.Addr, Timeout: h.Until.Sub(now)})
 		}
 	}
 	if len(elements) == 0 {
@@ -246,7 +249,15 @@ func (x *running) fill(l List, now time.Time) {
 	for _, h := range x.sched.Held(l, now) {
 		addrs = append(addrs, h.Addr)
 	}
-	s.wrote(errors.Join(err, x.put(l, addrs, now)), now)
+	all := make([]Hold, 0, len(addrs))
+	done := map[netip.Addr]bool{}
+	for _, a := range addrs {
+		if !done[a] {
+			done[a] = true
+			all = append(all, Hold{Addr: a, Until: x.sched.Until(a, l)})
+		}
+	}
+	s.wrote(errors.Join(err, x.put(l, all, now)), now)
 }
 
 // warn notes what is wrong, and logs what was not before.

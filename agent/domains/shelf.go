@@ -61,6 +61,9 @@ func (s *shelf) place(a netip.Addr, until, now time.Time, room int) bool {
 	return true
 }
 
+// until returns until when an address is in the set; zero: it is not.
+func (s *shelf) until(a netip.Addr) time.Time { return s.places[routes.FamilyOf(a)][a] }
+
 // taken returns what has a place.
 func (s *shelf) taken(now time.Time) []netip.Addr {
 	var all []netip.Addr
