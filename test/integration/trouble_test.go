@@ -268,6 +268,33 @@ func TestMissingRights(t *testing.T) {
 	}
 }
 
+// TestAnotherMask: no connection notices that an agent is started with another
+// mark_mask; plan and reload say how it changes, and that is how.
+func TestAnotherMask(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	good := rig.Config(h.Topology, nil)
+	h.start(ctx, good)
+	b := h.bystanders(ctx, h.Uplinks...)
+	must(t, h.End(syscall.SIGTERM))
+	h.start(ctx, strings.Replace(good, "[router]", "[router]\nmark_mask = \"0x7f800000\"", 1)) // what was 1 is 2 there
+	s, err := h.Status(ctx)
+	if err != nil || s.Config.Error == nil || !strings.Contains(*s.Config.Error, "agent purge") || s.Uplinks[0].Mark != 0x01000000 {
+		t.Errorf("status: %+v, mark %#x, %v", s.Config, s.Uplinks[0].Mark, err)
+	}
+	path := []string{"--config", h.ConfigPath()}
+	for _, command := range []string{"plan", "reload"} {
+		h.ended(command, 2, "from 0xff000000 to 0x7f800000", append([]string{command}, path...)...)
+	}
+	b.check()
+	h.ended("purge", 0, "the agent was stopped", append([]string{"purge"}, path...)...)
+	must(t, h.Run(ctx))
+	h.unchanged()
+	if s, err := h.Status(ctx); err != nil || s.Config.Error != nil || s.Uplinks[0].Mark != 0x00800000 {
+		t.Errorf("after a purge: %+v, mark %#x, %v", s.Config, s.Uplinks[0].Mark, err)
+	}
+}
+
 // TestNoDaemon: what the commands say when there is none.
 func TestNoDaemon(t *testing.T) {
 	h := newHouse(t, lab.NewRouter, lab.Options{})
