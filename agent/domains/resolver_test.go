@@ -1,6 +1,7 @@
 package domains
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ type world struct {
 	mu       sync.Mutex
 	answers  map[string][]netip.Addr // by name
 	ttl      time.Duration
+	ttls     map[string]time.Duration // of some names
 	dead     bool
 	refuse   error // the kernel does
 	written  int
@@ -53,7 +55,7 @@ func (w *world) ask(ctx context.Context, q Question, _ []netip.Addr) ([]netip.Ad
 	if q.Family == routes.IPv6 {
 		return nil, 0, nil
 	}
-	return w.answers[q.Name], w.ttl, nil
+	return w.answers[q.Name], cmp.Or(w.ttls[q.Name], w.ttl), nil
 }
 
 func (w *world) add(all []Element) error {
@@ -222,7 +224,9 @@ func TestResolverMany(t *testing.T) {
 func TestResolverShared(t *testing.T) {
 	t.Parallel()
 	inWorld(t, func(w *world, r *Resolver) {
-		w.set(func() { w.answers["b.org"] = []netip.Addr{one}; w.ttl = time.Second })
+		w.set(func() {
+			w.answers["b.org"], w.ttl, w.ttls = []netip.Addr{one}, time.Second, map[string]time.Duration{"a.org": time.Hour}
+		})
 		both, b := NewList([]string{"a.org", "b.org"}), NewList([]string{"b.org"})
 		r.Update(Wanted{Lists: []List{both, b}}, false)
 		after(time.Second)
