@@ -82,6 +82,9 @@ type queue []*ask
 
 func (q queue) Len() int { return len(q) }
 func (q queue) Less(i, j int) bool {
+	if q[i].asked != q[j].asked {
+		return q[j].asked // the other has nothing yet
+	}
 	return cmp.Or(q[i].next.Compare(q[j].next), compare(q[i].q, q[j].q)) < 0
 }
 func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
@@ -149,8 +152,8 @@ func (s *Schedule) Hurry(now time.Time) {
 	s.order()
 }
 
-// Due returns at most n questions that are due, those that have waited longest
-// first. They are in flight until Answered or Failed.
+// Due returns at most n questions that are due: those that were never asked, then
+// those that have waited longest. They are in flight until Answered or Failed.
 func (s *Schedule) Due(now time.Time, n int) []Question {
 	var due []Question
 	for len(due) < n && len(s.queue) > 0 && !s.queue[0].next.After(now) {
