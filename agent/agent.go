@@ -180,12 +180,12 @@ type uplinkState struct {
 	usable [len(families)]bool // what it can carry
 }
 
-// ErrStopped is what Run returns when the daemon was asked to stop over its
-// socket, to be purged: who starts it again would undo that.
+// ErrStopped is what Run returns when the daemon was asked to stop, or did not
+// start, because it is purged: who starts it again would undo that.
 var ErrStopped = errors.New("asked to stop")
 
-// Run is the daemon. It returns nil when ctx ends, and ErrStopped when it was
-// asked to stop; the data plane stays as it is.
+// Run is the daemon. It returns nil when ctx ends, and ErrStopped when that
+// was the cause or a purge is at work; the data plane stays as it is.
 func Run(ctx context.Context, o Options) error {
 	var kept confirmed
 	files := config.Read(o.Config)
@@ -201,6 +201,10 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("%w:\n%w", api.ErrConfig, err)
 	}
 	guard, squatted, err := lock(cfg.API.Socket)
+	if errors.Is(err, ErrRunning) && purging() {
+		o.Log.Info("not started: agent purge is at work")
+		return ErrStopped
+	}
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,18 @@ import (
 // may manage, and end with their process, however it ends.
 const lockName = "@multiroute/agent"
 
+// purgeName is taken, like lockName, while a purge is at work.
+const purgeName = "@multiroute/purge"
+
+// purging reports whether a purge is at work.
+func purging() bool {
+	c, err := net.Dial("unix", purgeName)
+	if err == nil {
+		_ = c.Close()
+	}
+	return err == nil
+}
+
 // ErrRunning is wrapped by the error of a second agent in one network
 // namespace.
 var ErrRunning = errors.New("another agent manages this network namespace")

@@ -34,6 +34,9 @@ func Purge(ctx context.Context, cfg *config.Config, folder string) (done []strin
 		return nil, err
 	}
 	defer k.Close()
+	if sign, err := net.Listen("unix", purgeName); err == nil { // else another purge has it
+		defer sign.Close()
+	}
 	state, err := k.table.Read()
 	if err != nil {
 		return nil, err
@@ -223,25 +226,29 @@ var errSupervised = errors.New("a supervisor starts the agent again, and it will
 // that has ended.
 const respawn = 2 * time.Second
 
-// startedAgain waits until then for a new agent, which comes to the lock that
-// this process holds, and ends.
+// startedAgain waits until then for new agents, which come to the lock that this
+// process holds. One ends in a way that tells its supervisor to start none any
+// more; if another comes all the same, more will.
 func startedAgain(guard net.Listener, until time.Time) error {
 	l, ok := guard.(*net.UnixListener)
 	if !ok {
 		return nil // somebody squats the lock's name
 	}
-	if err := l.SetDeadline(until); err != nil {
-		return fmt.Errorf("waiting for a supervisor: %w", err)
-	}
-	c, err := l.Accept()
-	switch {
-	case err == nil:
+	for range 2 {
+		if err := l.SetDeadline(until); err != nil {
+			return fmt.Errorf("waiting for a supervisor: %w", err)
+		}
+		c, err := l.Accept()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("waiting for a supervisor: %w", err)
+		}
 		_ = c.Close()
-		return errSupervised
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil
+		until = time.Now().Add(respawn)
 	}
-	return fmt.Errorf("waiting for a supervisor: %w", err)
+	return errSupervised
 }
 
 // mark is what connections of one uplink have, under a mask.

@@ -238,33 +238,56 @@ func TestPurgeWithoutFirstValues(t *testing.T) {
 	}
 }
 
-// TestPurgeUnderSupervisor: purge says so where the agent is started again.
+// TestPurgeUnderSupervisor: one that heeds exit status 3, as systemd does, lets a
+// purge be; where the agent is started again all the same, purge says so.
 func TestPurgeUnderSupervisor(t *testing.T) {
-	ctx := deadline(t, time.Minute)
-	h := newHouse(t, lab.NewRouter, lab.Options{})
-	h.start(ctx, rig.Config(h.Topology, nil))
-	must(t, h.Signal(syscall.SIGSTOP))
-	supervised, stop := context.WithCancel(ctx)
-	var supervisor sync.WaitGroup
-	supervisor.Go(func() {
-		for h.Ended(supervised) == nil {
-			if err := h.Start(); err != nil {
-				t.Error(err)
-				return
+	for _, c := range []struct {
+		name  string
+		heeds bool          // exit status 3
+		delay time.Duration // before it starts the agent again
+	}{
+		{"heeds", true, 200 * time.Millisecond},
+		{"does not heed", false, 200 * time.Millisecond},
+		{"does not heed, and waits", false, time.Second},
+		{"does not wait", false, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx := deadline(t, time.Minute)
+			h := newHouse(t, lab.NewRouter, lab.Options{})
+			h.start(ctx, rig.Config(h.Topology, nil))
+			must(t, h.Signal(syscall.SIGSTOP))
+			supervised, stop := context.WithCancel(ctx)
+			var supervisor sync.WaitGroup
+			supervisor.Go(func() {
+				for h.Ended(supervised) == nil {
+					if err := h.ExitError(); c.heeds && err != nil && err.Error() == "exit status 3" {
+						return
+					}
+					select {
+					case <-supervised.Done():
+					case <-time.After(c.delay):
+						if err := h.Start(); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+				}
+			})
+			out, errOut, code, err := h.Command("purge")
+			stop()
+			supervisor.Wait()
+			switch {
+			case err != nil, c.heeds && code != 0, !c.heeds && (code != 1 || !strings.Contains(errOut, "a supervisor starts the agent again")):
+				t.Errorf("purge: exit %d, %v: %s%s", code, err, out, errOut)
+			case !c.heeds:
+				if out, errOut, code, err := h.Command("purge"); err != nil || code != 0 {
+					t.Errorf("purge without it: exit %d, %v: %s%s", code, err, out, errOut)
+				}
 			}
-		}
-	})
-	out, errOut, code, err := h.Command("purge")
-	stop()
-	supervisor.Wait()
-	if err != nil || code != 1 || !strings.Contains(errOut, "a supervisor starts the agent again") {
-		t.Errorf("purge: exit %d, %v: %s%s", code, err, out, errOut)
-	}
-	if out, errOut, code, err := h.Command("purge"); err != nil || code != 0 {
-		t.Errorf("purge without it: exit %d, %v: %s%s", code, err, out, errOut)
-	}
-	if left := strings.TrimSpace(h.state(true)); left != "" {
-		t.Errorf("purge left:\n%s", left)
+			if left := strings.TrimSpace(h.state(true)); left != "" {
+				t.Errorf("purge left:\n%s", left)
+			}
+		})
 	}
 }
 
