@@ -41,14 +41,7 @@ func Purge(ctx context.Context, cfg *config.Config, folder string) (done []strin
 	if err != nil {
 		return nil, err
 	}
-	places := []place{configured(cfg, folder)}
-	if at, ok := noted(state); ok {
-		places = slices.Compact([]place{at, places[0]})
-		if at.kept() {
-			places = places[:1]
-		}
-	}
-	guard, stopped, err := takeOver(ctx, places)
+	guard, stopped, err := takeOver(ctx, placesOf(state, configured(cfg, folder)))
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +56,7 @@ func Purge(ctx context.Context, cfg *config.Config, folder string) (done []strin
 		return done, err
 	}
 	// An agent that still serves such a socket is one of another network namespace.
-	places = slices.DeleteFunc(places, func(p place) bool { return api.Served(p.socket) })
+	places := slices.DeleteFunc(placesOf(state, configured(cfg, folder)), func(p place) bool { return api.Served(p.socket) })
 	have, unread := k.router.Read()
 	var errs []error
 	// did notes what a step has done, or why it has not.
@@ -124,13 +117,26 @@ func Purge(ctx context.Context, cfg *config.Config, folder string) (done []strin
 	return done, errors.Join(errs...)
 }
 
+// placesOf lists where an agent may have left something: where its table says,
+// and, should the first values not be there, where the configuration says.
+func placesOf(state nat.State, configured place) []place {
+	at, ok := noted(state)
+	switch {
+	case !ok:
+		return []place{configured}
+	case at == configured, at.kept():
+		return []place{at}
+	}
+	return []place{at, configured}
+}
+
 // linger is how long the rules on addresses outlive the connections: the far
 // ends of those still send (retransmissions begin after 200 ms), and the resets
 // that they get must leave by the uplink that they came in on.
 const linger = 300 * time.Millisecond
 
-// forwarding says what it means that the kernel forwards by now; ours is what
-// has been put back.
+// forwarding says what it means if the kernel forwards by now; known tells whether
+// it is known to have done so without the agent.
 func forwarding(known bool) (string, error) {
 	on, err := sysctl.Store{Root: "/proc/sys"}.Check([]sysctl.Setting{{Key: "net/ipv4/ip_forward", Value: "0"}, {Key: "net/ipv6/conf/all/forwarding", Value: "0"}})
 	switch {
