@@ -33,7 +33,7 @@ var may = map[string][]string{
 	"cmd/agent":     {"agent", "agent/api", "agent/config", "agent/doctor", "agent/notify"},
 	"agent":         {"agent/api", "agent/balance", "agent/config", "agent/dns", "agent/doctor", "agent/domains", "agent/health", "agent/hooks", "agent/keep", "agent/notify", "agent/plan", "agent/probe", "agent/sysctl", "agent/web", "nat", "routes", "conntrack"},
 	"agent/plan":    {"agent/config", "agent/domains", "agent/health", "agent/sysctl", "nat", "routes"},
-	"agent/api":     {},
+	"agent/api":     {"agent/config"},
 	"agent/balance": {},
 	"agent/web":     {"agent/api"},
 	"agent/config":  {},

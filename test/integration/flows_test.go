@@ -113,7 +113,7 @@ func TestFlows(t *testing.T) {
 	if err != nil || code != 0 || !strings.Contains(out, lab.InternetAddress6.String()) || strings.Contains(out, "\n"+one.Name+" ") {
 		t.Errorf("agent flows %s: code %d, %v: %s\n%s", two.Name, code, err, errOut, out)
 	}
-	if _, errOut, code, err = h.Command("flows", "nobody"); err != nil || code != 1 || !strings.Contains(errOut, `unknown uplink "nobody": known are `+one.Name) {
+	if _, errOut, code, err = h.Command("flows", "nobody"); err != nil || code != 2 || !strings.Contains(errOut, `unknown uplink "nobody": known are `+one.Name) {
 		t.Errorf("agent flows nobody: code %d, %v: %s", code, err, errOut)
 	}
 	answers.Stop()

@@ -167,12 +167,7 @@ func TestRulesForeignEdits(t *testing.T) {
 	}
 	h.rightWays("in the end")
 	h.unchanged()
-	if out, errOut, code, err := h.Command("purge"); err != nil || code != 0 {
-		t.Fatalf("purge: exit %d, %v: %s%s", code, err, out, errOut)
-	}
-	if left := h.state(true); strings.TrimSpace(left) != "" {
-		t.Errorf("purge left:\n%s", left)
-	}
+	h.purge()
 }
 
 // TestRuleFlush: what "ip rule flush" does, to a router with traffic. It takes
@@ -231,10 +226,5 @@ func TestRuleFlush(t *testing.T) {
 	})
 	goes("with the kernel's rule again")
 	h.unchanged()
-	if out, errOut, code, err := h.Command("purge"); err != nil || code != 0 {
-		t.Fatalf("purge: exit %d, %v: %s%s", code, err, out, errOut)
-	}
-	if left := h.state(true); strings.TrimSpace(left) != "" {
-		t.Errorf("purge left:\n%s", left)
-	}
+	h.purge()
 }
