@@ -326,6 +326,15 @@ func count(r lab.FlowReport, uplinks []*lab.Uplink) int {
 	return n
 }
 
+// answersReturn: where rules are deleted one by one, the one for table main has gone and those on marks have not yet, answers leave by the uplink they
+// came in on.
+func (h *house) answersReturn() {
+	h.t.Helper()
+	for _, u := range h.Uplinks {
+		must(h.t, u.Provider.Allow(lab.InternetPrefix, lab.InternetPrefix6))
+	}
+}
+
 // purge takes everything of ours out. Then servers whose connections have ended may still send, and the router itself answers as table main says: from
 // the address that was asked, by the default route of any uplink.
 func (h *house) purge() {
@@ -382,13 +391,7 @@ func TestForeignEditsOfRoutes(t *testing.T) {
 		}
 		return errs
 	}
-	// With the rule for table main gone and those on marks not yet, answers leave
-	// by the uplink they came in on.
-	for _, u := range h.Uplinks {
-		if err := u.Provider.Allow(lab.InternetPrefix, lab.InternetPrefix6); err != nil {
-			t.Fatal(err)
-		}
-	}
+	h.answersReturn()
 	churn := lab.StartChurn(ctx, h.Client(), 4, 5*time.Millisecond, lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)))
 
 	h.mended("all IPv4 rules deleted", "ip -4 rule", func() error { return deleteRules(unix.AF_INET) })

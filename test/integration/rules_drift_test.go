@@ -187,6 +187,7 @@ func TestRuleFlush(t *testing.T) {
 		h.goes(what+", bypassed", h.name(2), try{}, try{proto: udp})
 	}
 	goes("at first")
+	h.answersReturn()
 	targets := lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP))
 	streams, err := lab.StartStreams(ctx, h.Client(), 30, targets, lab.StreamOptions{Interval: 20 * time.Millisecond, Timeout: 20 * time.Second})
 	must(t, err)
