@@ -97,6 +97,7 @@ func TestPurge(t *testing.T) {
 		bare     bool // somebody else took our rules away, or it forwarded before: no traffic then, it would leak
 		says     []string
 		exit     string // how the agent that ran must have ended
+		alone    bool   // it changes this process' environment
 	}{
 		{name: "never started", before: func(context.Context, *testing.T, *house) {}, says: []string{"nothing of multiroute was there"}},
 		{name: "running", before: run, exit: "exit status 3",
@@ -168,13 +169,16 @@ func TestPurge(t *testing.T) {
 			run(ctx, t, h)
 			must(t, h.Configure(strings.Replace(rig.Config(h.Topology, []int{3, 1}), "[router]", "[router]\nmark_mask = \"0x7f800000\"", 1)))
 		}},
-		{name: "a folder for its state", before: func(ctx context.Context, t *testing.T, h *house) {
+		{name: "a folder for its state", alone: true, before: func(ctx context.Context, t *testing.T, h *house) {
 			t.Setenv("STATE_DIRECTORY", filepath.Join(h.Folder, "state"))
 			run(ctx, t, h)
 			must(t, os.Unsetenv("STATE_DIRECTORY"))
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if !c.alone {
+				t.Parallel()
+			}
 			ctx := deadline(t, time.Minute)
 			topology := lab.NewRouter
 			if c.topology != nil {
@@ -252,6 +256,7 @@ func TestPurgeUnderSupervisor(t *testing.T) {
 		{"does not wait", false, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			ctx := deadline(t, time.Minute)
 			h := newHouse(t, lab.NewRouter, lab.Options{})
 			h.start(ctx, rig.Config(h.Topology, nil))
