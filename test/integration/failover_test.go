@@ -222,6 +222,67 @@ func (h *house) carry(ctx context.Context, uplinks []*lab.Uplink, limit time.Dur
 	}
 }
 
+// TestProbesFollow: an interface that goes and comes back is another one, maybe
+// with another address: probes leave by that, and clients as soon as these are
+// good (faults 23 to 26).
+func TestProbesFollow(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{})
+	h.start(ctx, rig.Probing(h.Topology, nil, quickReturn))
+	h.allUp(ctx, 5*time.Second)
+	u := h.Uplinks[1]
+	// When the last IPv6 address of an interface goes, the kernel's masquerade takes
+	// another interface's, until the agent has followed.
+	must(t, u.Provider.Allow(netip.PrefixFrom(h.Uplinks[0].Address6.Addr(), 128)))
+	b := h.bystanders(ctx, h.Uplinks[0])
+	for i, c := range []struct {
+		what       string
+		gone, back func() error
+	}{
+		{"unplugged", u.Unplug, u.Plug},
+		{"another address", u.Unplug, func() error {
+			u.Address = netip.PrefixFrom(u.Address.Addr().Next(), u.Address.Bits())
+			return u.Plug()
+		}},
+		{"carrier", func() error { return u.Carrier(false) }, func() error { return u.Carrier(true) }},
+	} {
+		h.dies(ctx, c.what, u, i%2 == 1, c.gone)
+		h.becomes(ctx, u, api.Down, 2*time.Second)
+		must(t, c.back())
+		h.becomes(ctx, u, api.Up, 10*time.Second)
+		for _, v6 := range []bool{false, true} {
+			h.udpOn(ctx, u, v6).Stop()
+		}
+		must(t, u.Provider.Blackhole(true)) // it is these probes that keep it up
+		h.becomes(ctx, u, api.Down, 5*time.Second)
+		must(t, u.Provider.Blackhole(false))
+		h.becomes(ctx, u, api.Up, 10*time.Second)
+	}
+	b.check()
+}
+
+// TestReloadKeepsVerdicts: an uplink that is held down stays so, since the same
+// time, whatever else a reload changes.
+func TestReloadKeepsVerdicts(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newHouse(t, lab.NewRouter, lab.Options{Uplinks: 3})
+	h.start(ctx, rig.Probing(h.Topology, nil))
+	h.allUp(ctx, 5*time.Second)
+	u := h.Uplinks[1]
+	must(t, u.Provider.Blackhole(true))
+	before := h.becomes(ctx, u, api.Down, 5*time.Second)
+	must(t, u.Provider.Blackhole(false))
+	h.configure(rig.Probing(h.Topology, []int{3, 2, 1}))
+	_, err := h.Reload(ctx)
+	must(t, err)
+	after := h.becomes(ctx, u, api.Down, time.Second)
+	if before.Since == nil || after.Since == nil || !before.Since.Equal(*after.Since) {
+		t.Errorf("down since %v, after a reload since %v", before.Since, after.Since)
+	}
+	h.spread(ctx, "after a reload", h.others(u), h.others(u))
+	h.becomes(ctx, u, api.Up, 20*time.Second)
+}
+
 // TestAllDie: what answers nowhere is taken for the targets' fault, until one
 // uplink answers again: then that one carries everything.
 func TestAllDie(t *testing.T) {

@@ -37,11 +37,17 @@ func verdicts(t *testing.T, targets string, cases map[string]verdictCase) {
 			u := h.Uplinks[0]
 			passes(ctx, 300*time.Millisecond)
 			x := h.history(ctx)
+			serves := func(uplinks []*lab.Uplink) {
+				t.Helper()
+				h.until(5*time.Second, fmt.Sprintf("clients are on %v", names(uplinks)), func() bool { return len(h.trySpread(ctx, uplinks, nil)) == 0 })
+			}
 			must(t, u.Provider.Break(c.faults...))
 			if c.down {
 				h.becomes(ctx, u, api.Down, 5*time.Second)
+				serves(h.others(u))
 				must(t, u.Provider.Break())
 				h.becomes(ctx, u, api.Up, 5*time.Second)
+				serves(h.Uplinks)
 				x.stop()
 				return
 			}
@@ -167,6 +173,8 @@ func TestForgedAnswers(t *testing.T) {
 	must(t, err)
 	defer liar.Close()
 	passes(ctx, time.Second) // it collects
+	stream := h.udpOn(ctx, u, false)
+	defer stream.Stop()
 	liar.Lie()
 	must(t, u.Provider.Blackhole(true))
 	h.becomes(ctx, u, api.Down, 3*time.Second)
