@@ -85,7 +85,7 @@ func (g group) witness(j *judge) (lone bool) {
 // be put back for j (waive).
 func (g group) heir(j *judge) bool {
 	for o := range g.others(j) {
-		if o.state != Down && !o.condemned() || o.state == Down && o.hopeful() {
+		if o.carries() || o.hopeful() {
 			return true
 		}
 	}
@@ -95,7 +95,7 @@ func (g group) heir(j *judge) bool {
 // alone reports whether no other leg of the family carries anything.
 func (g group) alone(j *judge) bool {
 	for o := range g.others(j) {
-		if o.state != Down && !o.condemned() {
+		if o.carries() {
 			return false
 		}
 	}

@@ -454,7 +454,10 @@ func (j *judge) waive(now time.Time) {
 	}
 }
 
-// hopeful reports whether anything speaks for a leg that is down.
+// carries reports whether the leg has something to carry, and will.
+func (j *judge) carries() bool { return j.state != Down && !j.condemned() }
+
+// hopeful reports whether the leg is down and anything speaks for it.
 func (j *judge) hopeful() bool { return j.good > 0 || j.returned }
 
 func (j *judge) up(now time.Time) {

@@ -21,6 +21,23 @@ func TestRepliesExcuse(t *testing.T) {
 	}
 }
 
+// downWithin asserts that a line with some traffic is down so soon after it died.
+func downWithin(t *testing.T, name string, traffic func(time.Duration) Counter, limit time.Duration) {
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		for seed := range uint64(50) {
+			s := newSim(seed)
+			u := s.add("dsl", settings(3), steady(rtt).dead(10*time.Second, never))
+			u.traffic = traffic
+			s.add("lte", settings(3), steady(rtt))
+			s.run(time.Minute)
+			if d := u.downs(); len(d) != 1 || d[0]-10*time.Second > limit {
+				t.Fatalf("%v", u.states)
+			}
+		}
+	})
+}
+
 // What comes in may be noise: it does not excuse for ever, and not at all if
 // nothing goes out or much more does.
 func TestNoiseDoesNotExcuse(t *testing.T) {
@@ -35,19 +52,7 @@ func TestNoiseDoesNotExcuse(t *testing.T) {
 		{"mostly out", flow(2000, 100, never), 1350 * time.Millisecond},
 		{"hardly any", flow(100, 4, never), 2500 * time.Millisecond},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			for seed := range uint64(50) {
-				s := newSim(seed)
-				u := s.add("dsl", settings(3), steady(rtt).dead(10*time.Second, never))
-				u.traffic = c.traffic
-				s.add("lte", settings(3), steady(rtt))
-				s.run(time.Minute)
-				if d := u.downs(); len(d) != 1 || d[0]-10*time.Second > c.after {
-					t.Fatalf("%v", u.states)
-				}
-			}
-		})
+		downWithin(t, c.name, c.traffic, c.after)
 	}
 }
 
@@ -146,19 +151,7 @@ func TestDeadLineIsNotSilent(t *testing.T) {
 			return Counter{In: c.In + noise.In, InBytes: c.InBytes + noise.InBytes, Out: c.Out, OutBytes: c.OutBytes}
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			for seed := range uint64(50) {
-				s := newSim(seed)
-				u := s.add("dsl", settings(3), steady(rtt).dead(10*time.Second, never))
-				u.traffic = c.traffic
-				s.add("lte", settings(3), steady(rtt))
-				s.run(time.Minute)
-				if d := u.downs(); len(d) != 1 || d[0]-10*time.Second > 1350*time.Millisecond {
-					t.Fatalf("%v", u.states)
-				}
-			}
-		})
+		downWithin(t, c.name, c.traffic, 1350*time.Millisecond)
 	}
 }
 
