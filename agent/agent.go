@@ -71,8 +71,10 @@ type (
 const (
 	// resync is how often the kernel is read without a reason.
 	resync = 10 * time.Second
-	// glance is how often the sysctls are read: their changes send no messages.
+	// glance is how often it is looked for what nobody tells of, such as the hour.
 	glance = time.Second
+	// reread is how often the sysctls are read: their changes send no messages.
+	reread = 3 * time.Second
 	// patience is how long the loop waits before it undoes what another program
 	// did to rules: that program may be in the middle of something.
 	patience = 100 * time.Millisecond
@@ -427,6 +429,8 @@ func (d *daemon) accept(cfg *config.Config) {
 func (d *daemon) loop(ctx context.Context) error {
 	tick := time.NewTicker(glance)
 	defer tick.Stop()
+	sysctls := time.NewTicker(reread)
+	defer sysctls.Stop()
 	next := time.NewTimer(gap)
 	defer next.Stop()
 	var last time.Time
@@ -502,7 +506,12 @@ func (d *daemon) loop(ctx context.Context) error {
 				d.endTrial(now)
 				rearm()
 			}
-			if d.rebalance(now) || now.Sub(last) >= resync || d.sysctlsChanged() || d.disabled.expire(now, d.cfg) || d.hourStrikes(now) {
+			if d.rebalance(now) || now.Sub(last) >= resync || d.disabled.expire(now, d.cfg) || d.hourStrikes(now) {
+				arm(now)
+			}
+			continue
+		case now := <-sysctls.C:
+			if d.sysctlsChanged() {
 				arm(now)
 			}
 			continue

@@ -9,7 +9,7 @@ import (
 
 // Files keeps parameters open from one look at them to the next: to find one by its path
 // costs several times as much as to read it, and the agent looks at ten an uplink every
-// second. The zero value is ready for use, by one goroutine at a time. The caller must Close
+// few seconds. The zero value is ready for use, by one goroutine at a time. The caller must Close
 // it.
 //
 // What belongs to an interface ends with it, for who has it open, too: reading it fails

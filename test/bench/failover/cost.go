@@ -19,7 +19,8 @@ const (
 	costUplinks = 16
 	costTime    = 20 * time.Second // of each measurement
 	costBound   = 1                // percent of a CPU
-	costMemory  = 40               // MB
+	costDelay   = 10 * time.Millisecond
+	costMemory  = 40 // MB
 )
 
 // cost is what the whole agent takes of a CPU and of memory while 16 uplinks are well, in both families, with default settings: while nobody looks and
@@ -48,11 +49,19 @@ func percents(c benchCase, what string, values []float64) row {
 // costRounds is how often each is measured: enough for a median, and a minute in all.
 func (b *bench) costRounds() int { return min(b.rounds, 5) }
 
-// crowd builds a town of 16 uplinks, and waits until the beginning is over.
+// crowd builds a town of 16 uplinks, each 20 ms there and back as real ones are, and waits until the beginning is over. What is sent into a cable of
+// the laboratory passes provider and server, and is answered, before the sending returns: their work, too, would count as the agent's.
 func (b *bench) crowd(ctx context.Context, http, health string) (*town, error) {
-	t, err := b.openWith(ctx, lab.NewRouter, lab.Options{Uplinks: costUplinks}, http, health)
+	options := lab.Options{Uplinks: costUplinks, Wires: map[int]lab.WireKind{}}
+	for i := range costUplinks {
+		options.Wires[i+1] = lab.Line
+	}
+	t, err := b.openWith(ctx, lab.NewRouter, options, http, health)
 	if err != nil {
 		return nil, err
+	}
+	for _, u := range t.Uplinks {
+		u.Wire().Delay(costDelay)
 	}
 	if err := sleep(ctx, 3*time.Second); err != nil {
 		t.Close()
