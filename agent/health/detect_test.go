@@ -10,8 +10,9 @@ import (
 )
 
 // detection returns how long it takes until a dead uplink is down, in many runs
-// with the outage at another moment each, sorted.
-func detection(t *testing.T, h config.Health, traffic bool) []time.Duration {
+// with the outage at another moment each, sorted. twin is true if it has another
+// family, which dies with it.
+func detection(t *testing.T, h config.Health, traffic, twin bool) []time.Duration {
 	t.Helper()
 	var took []time.Duration
 	for seed := range uint64(400) {
@@ -20,6 +21,9 @@ func detection(t *testing.T, h config.Health, traffic bool) []time.Duration {
 		u := s.add("dsl", h, steady(20*time.Millisecond).dead(end, never))
 		if traffic {
 			u.traffic = flow(200, 200, end)
+		}
+		if twin {
+			s.twin(u, u.net, false)
 		}
 		s.add("lte", settings(3), steady(50*time.Millisecond))
 		s.run(end + 20*time.Second)
@@ -38,24 +42,49 @@ func TestDetectionTime(t *testing.T) {
 		name        string
 		settings    config.Health
 		traffic     bool
+		twin        bool
 		median, max time.Duration
 	}{
-		{"normal, idle", settings(3), false, 960 * time.Millisecond, 1210 * time.Millisecond},
-		{"normal, one target", settings(1), false, 960 * time.Millisecond, 1210 * time.Millisecond},
-		{"normal, traffic", settings(3), true, 760 * time.Millisecond, 810 * time.Millisecond},
-		{"fast, idle", fast(3), false, 320 * time.Millisecond, 360 * time.Millisecond},
-		{"fast, traffic", fast(3), true, 320 * time.Millisecond, 360 * time.Millisecond},
-		{"metered, traffic", metered(3), true, 4500 * time.Millisecond, 5 * time.Second},
+		{"normal, idle", settings(3), false, false, 960 * time.Millisecond, 1210 * time.Millisecond},
+		{"normal, one target", settings(1), false, false, 960 * time.Millisecond, 1210 * time.Millisecond},
+		{"normal, traffic", settings(3), true, false, 760 * time.Millisecond, 810 * time.Millisecond},
+		{"normal, both families", settings(3), false, true, 880 * time.Millisecond, 1210 * time.Millisecond},
+		{"fast, idle", fast(3), false, false, 320 * time.Millisecond, 360 * time.Millisecond},
+		{"fast, traffic", fast(3), true, false, 320 * time.Millisecond, 360 * time.Millisecond},
+		{"metered, traffic", metered(3), true, false, 4500 * time.Millisecond, 5 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			took := detection(t, c.settings, c.traffic)
+			took := detection(t, c.settings, c.traffic, c.twin)
 			median, longest := took[len(took)/2], took[len(took)-1]
 			t.Logf("shortest %v, median %v, longest %v", took[0], median, longest)
 			if median > c.median || longest > c.max {
 				t.Errorf("median %v, longest %v; want at most %v and %v", median, longest, c.median, c.max)
 			}
 		})
+	}
+}
+
+// The suspicion that the families of an uplink share condemns none of them: one
+// that is well answers at once, and is asked not much more for the other.
+func TestTwinIsWell(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(100) {
+		for _, dying := range []network{
+			steady(20*time.Millisecond).dead(20*time.Second, never),
+			steady(20*time.Millisecond).lossy(rand.New(rand.NewPCG(seed, 2)), 0.1),
+			steady(20*time.Millisecond).dead(20*time.Second, 20300*time.Millisecond),
+		} {
+			s := newSim(seed)
+			u := s.add("dsl", settings(3), steady(20*time.Millisecond))
+			s.twin(u, dying, false)
+			s.add("lte", settings(3), steady(50*time.Millisecond))
+			s.run(time.Minute)
+			u.want(t, Up)
+			if v := u.verdict(s.now); v.Loss > 0 || v.Probes > 60*2*15/10 {
+				t.Fatalf("seed %d: %+v", seed, v)
+			}
+		}
 	}
 }
 

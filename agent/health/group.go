@@ -19,6 +19,9 @@ func (g group) settle(now time.Time) {
 		if !j.suspicion.on {
 			continue
 		}
+		if !j.suspicion.shared && !j.suspicion.alarm {
+			j.share(now)
+		}
 		lone := g.witness(j)
 		switch s := &j.suspicion; {
 		case !j.condemned():

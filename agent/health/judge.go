@@ -36,7 +36,8 @@ type judge struct {
 	suspicion suspicion
 	quality   quality
 	traffic   traffic
-	beside    *judge // of the other family, whose packets are counted together with this one's; nil: none
+	twin      *judge // of the uplink's other family; nil: none
+	beside    *judge // the same, if the packets of both are counted, together
 
 	next     time.Time // when the next target in turn is due
 	alive    time.Time // when a target answered last, or probing began
@@ -59,6 +60,15 @@ func newJudge(l Leg, s config.Health, random func() float64, epoch, now time.Tim
 	j := &judge{leg: l, settings: s, random: random, epoch: epoch, state: Down, since: now, fresh: true}
 	j.targets = newTargets(j.list())
 	return j
+}
+
+// twins makes two judges those of an uplink's families. counted is true if the
+// packets of both are counted, together.
+func (j *judge) twins(o *judge, counted bool) {
+	j.twin, o.twin = o, j
+	if counted {
+		j.beside, o.beside = o, j
+	}
 }
 
 // list returns the targets of the leg's family.

@@ -88,10 +88,10 @@ func (m *Monitor) Watch(legs []Watched) {
 	m.group = m.group[:0]
 	for i, w := range m.order {
 		m.group = append(m.group, w.judge)
-		w.beside = nil
+		w.twin, w.beside = nil, nil
 		if i > 0 {
-			if o := m.order[i-1]; o.leg.Uplink == w.leg.Uplink && w.want.Traffic != 0 {
-				w.beside, o.beside = o.judge, w.judge
+			if o := m.order[i-1]; o.leg.Uplink == w.leg.Uplink {
+				w.twins(o.judge, w.want.Traffic != 0)
 			}
 		}
 	}

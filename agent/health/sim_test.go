@@ -145,13 +145,13 @@ func (s *sim) gone(name string, h config.Health, n network) *uplink {
 	return u
 }
 
-// beside adds the other family of a leg, whose packets are counted together with
-// its own.
-func (s *sim) beside(u *uplink, n network) *uplink {
+// twin adds the other family of a leg. counted is true if the packets of both are
+// counted, together.
+func (s *sim) twin(u *uplink, n network, counted bool) *uplink {
 	h := u.settings
 	h.Targets6 = h.Targets
 	o := &uplink{judge: newJudge(Leg{u.leg.Uplink, routes.IPv6}, h, s.random.Float64, s.now, s.now), net: n}
-	o.judge.beside, u.judge.beside = u.judge, o.judge
+	o.twins(u.judge, counted)
 	s.legs = append(s.legs, o)
 	s.group = append(s.group, o.judge)
 	o.found(s.now)

@@ -18,6 +18,7 @@ type suspicion struct {
 	failed  int           // rounds in a row in which nothing answered
 	missed  time.Time     // when the newest of them was sent
 	asked   bool          // the other legs were asked whether targets answer them
+	shared  bool          // with the uplink's other family
 	witness *judge        // of the leg that targets answered meanwhile; nil: none
 	// witnessed is when the first probe that they answered was sent.
 	witnessed time.Time
@@ -32,6 +33,16 @@ func (s *suspicion) spared() bool { return s.excuse != "" }
 // suspect begins a suspicion. The first round follows in the same tick.
 func (j *judge) suspect(now time.Time) {
 	j.suspicion = suspicion{on: true, since: now, next: now, pause: j.settings.SuspectInterval}
+}
+
+// share brings the uplink's other family under suspicion, too: most often both
+// die at once, and it need not find out alone. One answer clears it.
+func (j *judge) share(now time.Time) {
+	j.suspicion.shared = true
+	if o := j.twin; o != nil && o.probing() && o.state == Up && !o.suspicion.on {
+		o.suspect(now)
+		o.suspicion.shared = true
+	}
 }
 
 // trust ends it.

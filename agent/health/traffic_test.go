@@ -172,7 +172,7 @@ func TestFamiliesExcuse(t *testing.T) {
 			for seed := range uint64(50) {
 				s := newSim(seed)
 				four := s.add("dsl", settings(3), c.four)
-				six := s.beside(four, c.six)
+				six := s.twin(four, c.six, true)
 				four.traffic = flow(300, 300, never)
 				six.traffic = four.traffic
 				s.add("lte", settings(3), steady(rtt))
