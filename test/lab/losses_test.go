@@ -1,0 +1,26 @@
+//go:build linux
+
+package lab
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// TestLosses: a packet for nobody is counted where it arrived.
+func TestLosses(t *testing.T) {
+	t.Parallel()
+	lab := plain(t, NewRouter, Options{})
+	c, err := lab.Router.DialUDP(Socket{Device: lab.Uplinks[0].Interface}, netip.AddrPortFrom(InternetAddress, 9999))
+	must(t, err)
+	defer c.Close()
+	_, err = c.Write([]byte("?"))
+	must(t, err)
+	until(t, "the loss is counted", func() bool { return strings.Contains(lab.Losses(), "internet: Udp.NoPorts=1;") })
+	for _, where := range []string{"client 1: ", "router: ", "dsl: ", "cable: "} {
+		if !strings.Contains(lab.Losses(), where) {
+			t.Errorf("%q is not in: %s", where, lab.Losses())
+		}
+	}
+}
