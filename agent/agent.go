@@ -611,7 +611,12 @@ func (d *daemon) load(onTrial time.Duration) (api.ReloadResult, error) {
 	if !result.Changed {
 		d.generation = oldGeneration
 	}
-	if err := d.try(now); err != nil {
+	put := d.try
+	if d.refused != nil { // the kernel refuses something of an uplink already: that is not this configuration's fault
+		put = d.pass
+	}
+	err = put(now)
+	if tolerated := d.refused != nil && routes.Refused(err); err != nil && !tolerated {
 		if onTrial != 0 {
 			d.kept = keptBefore
 			err = errors.Join(err, d.saveConfirmed())
@@ -620,7 +625,10 @@ func (d *daemon) load(onTrial time.Duration) (api.ReloadResult, error) {
 		d.report(d.pass(time.Now()))
 		return api.ReloadResult{}, fmt.Errorf("the kernel refused the new configuration, the old one is in force again: %w", err)
 	}
-	d.report(nil)
+	d.report(err)
+	if err != nil {
+		result.Warnings = append(result.Warnings, "the kernel refuses what leads to single uplinks, as before; the others are served: "+err.Error())
+	}
 	if onTrial != 0 {
 		d.trialEnds = now.Add(onTrial)
 		until := d.kept.Trial.Until

@@ -652,6 +652,38 @@ func TestRefusedAtStart(t *testing.T) {
 	}
 }
 
+// What the kernel refuses of one uplink keeps no other change from being loaded,
+// nor the correction. The first time it is refused it is the configuration's
+// fault.
+func TestReloadWhileRefused(t *testing.T) {
+	t.Parallel()
+	const c = "[uplink.c]\ninterface = \"eth1\"\ngateway = \"192.0.2.3\"\ngateway6 = \"off\"\n"
+	r := newRig(t, twoUplinks+c)
+	r.k.refuse = func(call string) bool { return strings.Contains(call, "route replace default via 192.0.2.3") }
+	if err := r.start(r.load()); err != nil {
+		t.Fatal(err)
+	}
+	heavier := strings.Replace(twoUplinks, "[uplink.a]", "[uplink.a]\nweight = 7", 1)
+	r.write(heavier + c)
+	result, err := r.reload(0)
+	if err != nil || !slices.ContainsFunc(result.Warnings, func(w string) bool { return strings.Contains(w, "192.0.2.3") }) {
+		t.Errorf("%q, %v", result.Warnings, err)
+	}
+	if r.generation != 2 || r.cfg.Uplink("a").Weight != 7 || r.retry == 0 {
+		t.Errorf("generation %d, weight %d, again in %v", r.generation, r.cfg.Uplink("a").Weight, r.retry)
+	}
+	r.write(heavier)
+	if result, err := r.reload(0); err != nil || len(result.Warnings) > 0 {
+		t.Errorf("corrected: %q, %v", result.Warnings, err)
+	}
+	r.holds()
+	r.write(heavier + c)
+	if _, err := r.reload(0); !errors.Is(err, errKernel) || r.cfg.Uplink("c") != nil {
+		t.Errorf("a configuration that the kernel refuses is in force: %v", err)
+	}
+	r.holds()
+}
+
 // The others' failover is done and told while the kernel refuses one uplink.
 func TestFailoverWhileRefused(t *testing.T) {
 	t.Parallel()
