@@ -1,5 +1,6 @@
 // Package packaging checks the scripts of the packages that no laboratory here
-// installs; those of the .deb are tried by packaging/test.
+// installs; those of the .deb are tried by packaging/test, and here where the
+// service does not start.
 package packaging
 
 import (
@@ -14,7 +15,8 @@ import (
 // machine is what a script finds.
 type machine struct {
 	running, confirmed, wrong bool // wrong: "agent check" fails
-	environment               []string
+	fresh, broken             bool // fresh: the service never ran; broken: systemd cannot start it
+	environment, arguments    []string
 }
 
 // absolute is a path of the machine's own; what is below a variable is not.
@@ -41,18 +43,27 @@ func (m machine) run(t *testing.T, script string) (calls, out string) {
 		}
 		write(name, text)
 	}
-	var agent, procd, openrc []string
+	var agent, procd, openrc, systemd []string
 	if m.wrong {
 		agent = append(agent, "check")
 	}
 	if !m.running {
 		procd, openrc = append(procd, "running"), append(openrc, "-q multiroute status")
 	}
+	if m.broken {
+		systemd = []string{"start multiroute.service", "try-restart multiroute.service"}
+	}
+	stub("bin/getent")
+	stub("bin/systemctl", "is-active --quiet systemd-networkd.service")
+	stub("bin/deb-systemd-invoke", systemd...)
+	write("run/systemd/system/nothing", "")
 	stub("bin/agent", agent...)
 	stub("bin/rc-service", openrc...)
 	stub("etc/init.d/multiroute", procd...)
 	stub("etc/rc.common")
-	write("run/multiroute/agent.sock", "")
+	if !m.fresh {
+		write("run/multiroute/agent.sock", "")
+	}
 	if m.confirmed {
 		write("etc/multiroute/state/confirmed.json", "")
 		write("var/lib/multiroute/confirmed.json", "")
@@ -61,7 +72,7 @@ func (m machine) run(t *testing.T, script string) (calls, out string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("sh", "-c", absolute.ReplaceAllString(string(text), "${1}"+root+"${2}"))
+	cmd := exec.Command("sh", append([]string{"-c", absolute.ReplaceAllString(string(text), "${1}"+root+"${2}"), script}, m.arguments...)...)
 	cmd.Env = append([]string{"PATH=" + root + "/bin:" + os.Getenv("PATH")}, m.environment...)
 	for i, e := range cmd.Env {
 		cmd.Env[i] = strings.ReplaceAll(e, "$ROOT", root)
@@ -77,6 +88,7 @@ func (m machine) run(t *testing.T, script string) (calls, out string) {
 // TestScripts: what a package does with the service.
 func TestScripts(t *testing.T) {
 	upgrade := []string{"PKG_UPGRADE=1"}
+	first, second := []string{"configure", ""}, []string{"configure", "1.0"}
 	for _, test := range []struct {
 		name, script string
 		machine      machine
@@ -96,6 +108,11 @@ func TestScripts(t *testing.T) {
 		{"Alpine: upgrade of a stopped one", "openrc-postupgrade", machine{}, "rc-service -q multiroute status;", ""},
 		{"Alpine: upgrade, wrong and confirmed", "openrc-postupgrade", machine{running: true, wrong: true, confirmed: true}, "rc-service -q multiroute status; rc-service multiroute restart;", ""},
 		{"Alpine: upgrade, wrong", "openrc-postupgrade", machine{running: true, wrong: true}, "rc-service -q multiroute status; agent check;", "was not started anew"},
+
+		{"Debian: first", "systemd-postinst", machine{fresh: true, arguments: first}, "getent passwd multiroute; systemctl enable multiroute.service; agent check; systemctl daemon-reload; systemctl is-active --quiet systemd-networkd.service; systemctl is-enabled --quiet multiroute.service; deb-systemd-invoke start multiroute.service;", ""},
+		{"Debian: first, and it does not start", "systemd-postinst", machine{fresh: true, broken: true, arguments: first}, "getent passwd multiroute; systemctl enable multiroute.service; agent check; systemctl daemon-reload; systemctl is-active --quiet systemd-networkd.service; systemctl is-enabled --quiet multiroute.service; deb-systemd-invoke start multiroute.service;", "did not start"},
+		{"Debian: upgrade", "systemd-postinst", machine{arguments: second}, "getent passwd multiroute; agent check; systemctl daemon-reload; deb-systemd-invoke try-restart multiroute.service;", ""},
+		{"Debian: upgrade, and it does not start", "systemd-postinst", machine{broken: true, arguments: second}, "getent passwd multiroute; agent check; systemctl daemon-reload; deb-systemd-invoke try-restart multiroute.service;", "did not start"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
