@@ -118,7 +118,7 @@ func (h *house) throughput(d time.Duration) (each []float64, sum float64) {
 }
 
 // TestBalanceCapacity: with lines of 100 and 20 Mbit/s and more demand than
-// either, both are busy; with equal weights they are not.
+// either, 95 % of both is used; with equal weights it is not.
 func TestBalanceCapacity(t *testing.T) {
 	ctx := deadline(t, time.Minute)
 	h := newHouse(t, lab.NewRouter, lab.Options{NoIPv6: true, Wires: map[int]lab.WireKind{1: lab.Line, 2: lab.Line}})
@@ -137,7 +137,11 @@ func TestBalanceCapacity(t *testing.T) {
 	h.throughput(3 * time.Second)
 	each, sum := h.throughput(6 * time.Second)
 	t.Logf("by capacity: %.1f Mbit/s, %.1f + %.1f", sum, each[0], each[1])
-	if sum < 0.9*120 || each[0] < 85 || each[1] < 12 { // of 20: chance leaves it idle at times
+	if sum < 0.95*120 { // once more: chance may leave a line idle for a while
+		each, sum = h.throughput(6 * time.Second)
+		t.Logf("by capacity, again: %.1f Mbit/s, %.1f + %.1f", sum, each[0], each[1])
+	}
+	if sum < 0.95*120 || each[0] < 85 || each[1] < 12 { // of 20: chance leaves it idle at times
 		t.Errorf("by capacity: %.1f Mbit/s of 120, %.1f + %.1f", sum, each[0], each[1])
 	}
 	if log := h.Log(); log != said {
@@ -246,7 +250,7 @@ func (h *house) uploadOn(ctx context.Context, u *lab.Uplink, rate int) (stop fun
 }
 
 // TestBalanceLatency: when one of two equally quick uplinks becomes slow, the
-// other gets most new connections within 10 seconds, and open ones stay.
+// other gets 80 % of new connections within 10 seconds, and open ones stay.
 func TestBalanceLatency(t *testing.T) {
 	ctx := deadline(t, time.Minute)
 	h := newHouse(t, lab.NewRouter, lab.Options{NoIPv6: true, Wires: map[int]lab.WireKind{1: lab.Line, 2: lab.Line}})
@@ -271,10 +275,14 @@ func TestBalanceLatency(t *testing.T) {
 		return w[slow.Name] > 80 && 3*w[slow.Name] > w[quick.Name] && 3*w[quick.Name] > w[slow.Name]
 	})
 	slow.Wire().Delay(100 * time.Millisecond)
-	h.awaitWeights(ctx, "one is slow", func(w map[string]int) bool { return w[quick.Name] >= 4*w[slow.Name] })
+	change := time.Now()
+	h.awaitWeights(ctx, "one is slow", func(w map[string]int) bool { return w[quick.Name] >= 8*w[slow.Name] }) // so that chance leaves 80 %
+	if took := time.Since(change); took > 10*time.Second {
+		t.Errorf("the quick uplink is preferred after %.1f s", took.Seconds())
+	}
 	r := lab.Spread(ctx, h.Client(), 400, lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)))
 	t.Logf("new connections: %s", r)
-	if n := r.Sources[quick.Address.Addr()]; n < 300 || r.Errors > 0 {
+	if n := r.Sources[quick.Address.Addr()]; n < 320 || r.Errors > 0 {
 		t.Errorf("%d of 400 new connections on the quick uplink: %s", n, r)
 	}
 	h.whole("slow uplink", stays)
