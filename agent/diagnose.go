@@ -238,13 +238,16 @@ func (m *machine) service() {
 
 // connections reads conntrack's figures.
 func (m *machine) connections() {
+	value := func(name string) string {
+		return strings.TrimSpace(m.read("proc/sys/net/netfilter/nf_conntrack_" + name))
+	}
 	number := func(name string) int {
-		n, _ := strconv.Atoi(strings.TrimSpace(m.read("proc/sys/net/netfilter/nf_conntrack_" + name))) // 0: conntrack is not there yet
+		n, _ := strconv.Atoi(value(name)) // 0: conntrack is not there yet
 		return n
 	}
 	c := &m.facts.Connections
 	*c = doctor.Connections{Count: number("count"), Max: number("max"), Buckets: number("buckets"), Established: number("tcp_timeout_established"),
-		Bytes: number("acct") == 1, Helper: number("helper") == 1}
+		Bytes: number("acct") == 1, Start: value("timestamp") != "0", Helper: number("helper") == 1}
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err == nil {
 		c.MemoryMiB = int(uint64(info.Totalram) * uint64(info.Unit) >> 20)

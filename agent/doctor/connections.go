@@ -7,8 +7,8 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // Connections is what is known of conntrack's table.
 type Connections struct {
 	Count, Max, Buckets int
-	Established         int // seconds that a silent TCP connection is remembered
-	Bytes               bool
+	Established         int  // seconds that a silent TCP connection is remembered
+	Bytes, Start        bool // of a connection are kept; Start also where this kernel cannot
 	Helper              bool // helpers are assigned by port
 	MemoryMiB           int  // of the machine
 	Drop                uint64
@@ -57,11 +57,28 @@ func connections(f *Facts) []Finding {
 	if c.InsertFailed > 0 {
 		all = append(all, finding(Note, subject, "nothing, if they are few", "%d connections were refused since the boot, because others had the same addresses and ports", c.InsertFailed))
 	}
-	if c.Max > 0 && !c.Bytes {
-		all = append(all, finding(Note, subject, "sysctl -w net.netfilter.nf_conntrack_acct=1", "bytes of connections are not counted: agent flows cannot show them"))
+	if what, sysctls := unkept(c); c.Max > 0 && what != "" {
+		all = append(all, finding(Note, subject, "sysctl -w"+sysctls, "%s: agent flows cannot show it", what))
 	}
 	if c.Helper {
 		all = append(all, finding(Note, subject, "sysctl -w net.netfilter.nf_conntrack_helper=0", "helpers follow ports: a web page can have a client open ports to the outside (NAT slipstreaming)"))
 	}
 	return all
+}
+
+// unkept is what the kernel does not keep of connections, and the sysctls that let it.
+func unkept(c Connections) (what, sysctls string) {
+	const (
+		acct  = " net.netfilter.nf_conntrack_acct=1"
+		stamp = " net.netfilter.nf_conntrack_timestamp=1"
+	)
+	switch {
+	case !c.Bytes && !c.Start:
+		return "bytes of connections are not counted, nor is it kept when they began", acct + stamp
+	case !c.Bytes:
+		return "bytes of connections are not counted", acct
+	case !c.Start:
+		return "it is not kept when connections began", stamp
+	}
+	return "", ""
 }

@@ -44,7 +44,7 @@ func healthy(t *testing.T, text string) *Facts {
 		t.Fatal(err)
 	}
 	f := &Facts{Config: cfg, Unseen: map[string]error{}, Tables: &nat.Foreign{}, Links: map[string]Speed{},
-		Connections: Connections{Count: 10, Max: 65536, Buckets: 65536, Established: 7440, Bytes: true, MemoryMiB: 1024},
+		Connections: Connections{Count: 10, Max: 65536, Buckets: 65536, Established: 7440, Bytes: true, Start: true, MemoryMiB: 1024},
 		Daemon:      Daemon{Running: true, Ready: true}}
 	for i, prefix := range []string{"192.168.0.1/24", "192.0.2.2/24", "198.51.100.2/24"} {
 		f.Kernel.Links = append(f.Kernel.Links, routes.Link{Name: fmt.Sprint("eth", i), Index: i + 1, Up: true, Carrier: true, MTU: 1500})
@@ -141,7 +141,10 @@ func TestFindings(t *testing.T) {
 		{"dropped", "", func(f *Facts) { f.Connections.Drop = 7 }, "warning*7 packets were dropped"},
 		{"ended", "", func(f *Facts) { f.Connections.EarlyDrop = 7 }, "warning*7 connections were ended"},
 		{"refused", "", func(f *Facts) { f.Connections.InsertFailed = 7 }, "note*7 connections were refused"},
-		{"uncounted", "", func(f *Facts) { f.Connections.Bytes = false }, "note*not counted*nf_conntrack_acct=1"},
+		{"uncounted", "", func(f *Facts) { f.Connections.Bytes = false }, "note*bytes of connections are not counted: *sysctl -w net.netfilter.nf_conntrack_acct=1"},
+		{"undated", "", func(f *Facts) { f.Connections.Start = false }, "note*not kept when connections began: *sysctl -w net.netfilter.nf_conntrack_timestamp=1"},
+		{"uncounted and undated", "", func(f *Facts) { f.Connections.Bytes, f.Connections.Start = false, false },
+			"note*not counted, nor is it kept when they began: *sysctl -w net.netfilter.nf_conntrack_acct=1 net.netfilter.nf_conntrack_timestamp=1"},
 		{"helpers", "", func(f *Facts) { f.Connections.Helper = true }, "note*helpers*nf_conntrack_helper=0"},
 
 		{"table of ours", "", rule(routes.ForeignRule{Priority: 500, Table: 20003}), "warning*ip -4 rule pref 500*table 20003"},

@@ -30,11 +30,48 @@ func flows(c *call) error {
 		return errors.Join(err, out.Flush())
 	}
 	t := newTable(c.out, "UPLINK", "PROTOCOL", "SOURCE", "DESTINATION", "NAT", "FORWARD", "STATE", "AGE", "SENT", "RECEIVED", "TIMEOUT")
-	err := client.Flows(ctx, uplink, func(f api.Flow) error { return t.row(flowCells(f)...) })
+	var kept kept
+	err := client.Flows(ctx, uplink, func(f api.Flow) error {
+		kept.note(f)
+		return t.row(flowCells(f)...)
+	})
 	if err != nil && t.rows == 0 {
 		return err
 	}
-	return errors.Join(err, t.flush())
+	err = errors.Join(err, t.flush())
+	if hint := kept.hint(); err == nil && hint != "" {
+		fmt.Fprintf(c.err, "agent flows: %s\n", hint)
+	}
+	return err
+}
+
+// kept is what the kernel keeps of at least one of some connections.
+type kept struct{ any, age, bytes bool }
+
+func (k *kept) note(f api.Flow) {
+	k.any = true
+	k.age = k.age || f.Age != nil
+	k.bytes = k.bytes || f.SentBytes != nil || f.ReceivedBytes != nil
+}
+
+// hint says which columns are empty and how the kernel fills them; "" if none is.
+func (k *kept) hint() string {
+	const (
+		acct  = "net.netfilter.nf_conntrack_acct=1"
+		stamp = "net.netfilter.nf_conntrack_timestamp=1"
+	)
+	var columns, sysctls string
+	switch {
+	case !k.any, k.age && k.bytes:
+		return ""
+	case k.age:
+		columns, sysctls = "SENT and RECEIVED", acct
+	case k.bytes:
+		columns, sysctls = "AGE", stamp
+	default:
+		columns, sysctls = "AGE, SENT and RECEIVED", acct+" "+stamp
+	}
+	return fmt.Sprintf("nothing is known for %s: the kernel keeps that of connections which begin after \"sysctl -w %s\"", columns, sysctls)
 }
 
 // flowCells are the columns for people; what is not known is a dash.

@@ -47,6 +47,37 @@ func (*fakeAgent) Flows(_ context.Context, uplink string, each func(api.Flow) er
 	return nil
 }
 
+// TestKept: what is said of columns in which nothing is known.
+func TestKept(t *testing.T) {
+	t.Parallel()
+	aged := api.Flow{Age: new(int64(0))}
+	counted := api.Flow{SentBytes: new(uint64(0)), ReceivedBytes: new(uint64(0))}
+	const acct, timestamp = "net.netfilter.nf_conntrack_acct=1", "net.netfilter.nf_conntrack_timestamp=1"
+	for _, c := range []struct {
+		name             string
+		flows            []api.Flow
+		columns, sysctls string // "": nothing is said
+	}{
+		{"no connection", nil, "", ""},
+		{"neither", []api.Flow{{}, {}}, "AGE, SENT and RECEIVED", acct + " " + timestamp},
+		{"no bytes", []api.Flow{{}, aged}, "SENT and RECEIVED", acct},
+		{"no age", []api.Flow{counted, {}}, "AGE", timestamp},
+		{"both, of different ones", []api.Flow{counted, {}, aged, {}}, "", ""},
+	} {
+		var k kept
+		for _, f := range c.flows {
+			k.note(f)
+		}
+		want := ""
+		if c.columns != "" {
+			want = fmt.Sprintf("nothing is known for %s: the kernel keeps that of connections which begin after \"sysctl -w %s\"", c.columns, c.sysctls)
+		}
+		if got := k.hint(); got != want {
+			t.Errorf("%s: got %q, want %q", c.name, got, want)
+		}
+	}
+}
+
 // TestTable: rows are printed as they come, with columns that only grow.
 func TestTable(t *testing.T) {
 	t.Parallel()
