@@ -320,7 +320,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	tasks.Go(func() error { return routes.Watch(ctx, d.gateways.has, k.router.NeighbourFailed, d.changed) })
-	tasks.Go(func() error { return nat.Watch(ctx, d.changed) })
+	tasks.Go(func() error { return nat.Watch(ctx, d.changed, resolver.Filled) })
 	tasks.Go(func() error { return monitor.Run(ctx) })
 	tasks.Go(func() error { return resolver.Run(ctx) })
 	for _, task := range windows {
@@ -605,7 +605,7 @@ func (d *daemon) load(onTrial time.Duration) (api.ReloadResult, error) {
 			return api.ReloadResult{}, err
 		}
 	}
-	rules := d.ruleset
+	rules, included := d.ruleset, d.include.text
 	before, old, oldIDs, oldAt, oldGeneration, oldOut := d.plan, d.cfg, d.ids, d.loadedAt, d.generation, maps.Clone(d.disabled)
 	d.accept(cfg)
 	if !result.Changed {
@@ -640,7 +640,7 @@ func (d *daemon) load(onTrial time.Duration) (api.ReloadResult, error) {
 	result.Generation = d.generation
 	result.Changes = changes(before, d.plan, !sameRuleset(rules, d.ruleset))
 	d.lookAtOthers()
-	result.Warnings = slices.Concat(result.Warnings, d.others, d.plan.Warnings)
+	result.Warnings = slices.Concat(result.Warnings, d.dnsmasqWaits(included), d.others, d.plan.Warnings)
 	d.Log.Info("configuration loaded", "generation", d.generation, "changed", result.Changed, "changes", result.Changes)
 	return result, nil
 }

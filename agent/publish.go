@@ -32,10 +32,14 @@ func (d *daemon) resolver(cfg *config.Config, t *nat.Table) *domains.Resolver {
 			all := make([]nat.Listed, len(elements))
 			for i, e := range elements {
 				all[i] = nat.Listed{List: e.Set, Addr: e.Addr, Timeout: e.Timeout}
+				if e.Timeout == domains.Forever {
+					all[i].Timeout = nat.Forever
+				}
 			}
 			return t.Fill(all)
 		},
 		Empty: t.Empty,
+		Holds: t.Addresses,
 		Room:  nat.MaxListed,
 		Rand:  mathrand.Float64,
 		Log:   d.Log,
@@ -92,6 +96,14 @@ func (i *include) make(lists []domains.List) {
 	}
 	i.lists = lists
 	i.text, i.err = domains.Dnsmasq(lists, "inet "+nat.TableName, set(false), set(true))
+}
+
+// dnsmasqWaits warns if dnsmasq works with what it read before.
+func (d *daemon) dnsmasqWaits(before string) []string {
+	if before == "" || before == d.include.text {
+		return nil
+	}
+	return []string{"the domains of rules have changed: if dnsmasq fills their sets, restart it, for it reads " + filepath.Join(d.folder, dnsmasqFile) + " only then"}
 }
 
 const unwantedFiles = "files for dnsmasq and resolvers are not as they should be"

@@ -2,6 +2,7 @@ package nat
 
 import (
 	"encoding/binary"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -14,8 +15,11 @@ import (
 type Listed struct {
 	List    string
 	Addr    netip.Addr
-	Timeout time.Duration // from now on; rounded up to milliseconds, at least one
+	Timeout time.Duration // from now on; rounded up to milliseconds, at least one; Forever: none
 }
+
+// Forever is the timeout of what stays.
+const Forever = time.Duration(math.MaxInt64)
 
 // maxFilled is how many elements one transaction adds, see maxElements.
 const maxFilled = 1000
@@ -70,7 +74,7 @@ func elementsOf(list []Listed, timeouts bool) []byte {
 	for _, x := range list {
 		l.nest(unix.NFTA_LIST_ELEM, func() {
 			l.key(unix.NFTA_SET_ELEM_KEY, string(x.Addr.AsSlice()))
-			if timeouts {
+			if timeouts && x.Timeout != Forever {
 				l.attribute(unix.NFTA_SET_ELEM_TIMEOUT, func() {
 					l.buf = binary.BigEndian.AppendUint64(l.buf, uint64(max(x.Timeout+time.Millisecond-1, time.Millisecond)/time.Millisecond))
 				})
@@ -100,14 +104,14 @@ func (b *batch) elements(message netlink.HeaderType, set string, list []byte) {
 }
 
 // fills reports whether m is about elements that come and go in a dynamic set of
-// ours, which is nothing to look at.
-func fills(m netlink.Message) bool {
+// ours, which is nothing to look at, and the name of the set.
+func fills(m netlink.Message) (set string, ok bool) {
 	switch m.Header.Type {
 	case unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWSETELEM, unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELSETELEM:
 	default:
-		return false
+		return "", false
 	}
-	table, set := "", ""
+	table := ""
 	err := attributes(m, func(ad *netlink.AttributeDecoder) {
 		switch ad.Type() {
 		case unix.NFTA_SET_ELEM_LIST_TABLE:
@@ -116,5 +120,36 @@ func fills(m netlink.Message) bool {
 			set = ad.String()
 		}
 	})
-	return err == nil && table == TableName && isDynamic(set)
+	return set, err == nil && table == TableName && isDynamic(set)
+}
+
+// addressesIn reads the elements of a list's set, as the kernel tells them.
+func addressesIn(messages []netlink.Message) (all []netip.Addr, err error) {
+	nest := func(ad *netlink.AttributeDecoder, typ uint16, visit func(*netlink.AttributeDecoder)) {
+		if ad.Type() == typ {
+			ad.Nested(func(n *netlink.AttributeDecoder) error {
+				for n.Next() {
+					visit(n)
+				}
+				return nil
+			})
+		}
+	}
+	for _, m := range messages {
+		err := attributes(m, func(ad *netlink.AttributeDecoder) {
+			nest(ad, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list *netlink.AttributeDecoder) {
+				nest(list, unix.NFTA_LIST_ELEM, func(element *netlink.AttributeDecoder) {
+					nest(element, unix.NFTA_SET_ELEM_KEY, func(key *netlink.AttributeDecoder) {
+						if a, ok := netip.AddrFromSlice(key.Bytes()); ok && key.Type() == unix.NFTA_DATA_VALUE {
+							all = append(all, a)
+						}
+					})
+				})
+			})
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -114,6 +115,30 @@ func (t *Table) Fill(all []Listed) error {
 
 // Empty takes all addresses out of lists, whoever put them there.
 func (t *Table) Empty(lists []string) error { return t.commit("emptying lists of", emptying(lists)) }
+
+// Addresses returns what is in a list, of both families. While the kernel makes
+// room for many new ones it may tell some twice and others not
+// (rhashtable_walk_start, lib/rhashtable.c).
+func (t *Table) Addresses(list string) (all []netip.Addr, err error) {
+	for _, v6 := range []bool{false, true} {
+		set := ListSet(list, v6)
+		messages, err := uninterrupted(func() ([]netlink.Message, error) {
+			return t.dump(unix.NFT_MSG_GETSETELEM, func(ae *netlink.AttributeEncoder) {
+				ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
+				ae.String(unix.NFTA_SET_ELEM_LIST_SET, set)
+			})
+		})
+		if err != nil {
+			return nil, fmt.Errorf("set %s: %w", set, err)
+		}
+		some, err := addressesIn(messages)
+		if err != nil {
+			return nil, fmt.Errorf("set %s: %w", set, err)
+		}
+		all = append(all, some...)
+	}
+	return all, nil
+}
 
 // Delete removes our table. A missing table is no error.
 func (t *Table) Delete() error { return t.commit("deleting", removal()) }
@@ -339,10 +364,12 @@ func (t *Table) Has(d Dynamic, key string) (bool, error) {
 }
 
 // Watch calls changed after every nftables transaction of another process, and
-// once at the start. changed must not block. Watch returns nil when ctx ends.
-func Watch(ctx context.Context, changed func()) error {
+// once at the start; but filled, with the set's name, for elements that came to a
+// dynamic set of ours or left it, whoever did that. Neither may block. Watch
+// returns nil when ctx ends.
+func Watch(ctx context.Context, changed func(), filled func(set string)) error {
 	for {
-		if err := watch(ctx, changed); !errors.Is(err, unix.ENOBUFS) {
+		if err := watch(ctx, changed, filled); !errors.Is(err, unix.ENOBUFS) {
 			return err
 		}
 		// Overflow: after the error, the kernel goes on losing messages without
@@ -351,7 +378,7 @@ func Watch(ctx context.Context, changed func()) error {
 	}
 }
 
-func watch(ctx context.Context, changed func()) error {
+func watch(ctx context.Context, changed func(), filled func(string)) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return fmt.Errorf("opening an nftables monitor: %w", err)
@@ -377,7 +404,11 @@ func watch(ctx context.Context, changed func()) error {
 		}
 		for _, m := range messages {
 			if _, end := decodeGeneration(m); !end {
-				content = content || !fills(m)
+				set, ok := fills(m)
+				if ok {
+					filled(set)
+				}
+				content = content || !ok
 				continue
 			}
 			if content && foreign(m) {

@@ -474,9 +474,10 @@ func TestKernelWatch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	started := make(chan struct{}, 1000)
+	filled := make(chan string, 1000)
 	go func() {
 		done <- k.ns.Do(func() error {
-			return Watch(ctx, func() { calls.Add(1); started <- struct{}{} })
+			return Watch(ctx, func() { calls.Add(1); started <- struct{}{} }, func(set string) { filled <- set })
 		})
 	}()
 	<-started // once at the start
@@ -488,6 +489,16 @@ func TestKernelWatch(t *testing.T) {
 	// What programs put into dynamic sets is nothing to look at, either.
 	k.nft("add element inet multiroute domain-x4 { 203.0.113.1 }")
 	k.nft("flush set inet multiroute domain-x4")
+	for range 2 {
+		select {
+		case set := <-filled:
+			if set != "domain-x4" {
+				t.Errorf("filled: %s", set)
+			}
+		case <-time.After(2 * time.Second):
+			t.Error("nobody said that a set was filled")
+		}
+	}
 	if err := k.table.Delete(); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package nat
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +76,45 @@ func TestFill(t *testing.T) {
 		t.Error("emptied lists are not empty")
 	}
 	if err := k.ns.Do(func() error { return k.table.Fill([]Listed{{"domain-none", one, time.Hour}}) }); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("a list that does not exist: %v", err)
+	}
+}
+
+// TestAddresses: a list tells what is in it, in many messages, and what came to
+// stay does.
+func TestAddresses(t *testing.T) {
+	k := newKernel(t)
+	spec := ruleSpec()
+	spec.Lists = testLists
+	k.write(Compile(spec))
+	want := []netip.Addr{netip.MustParseAddr("2001:db8::1")}
+	for i := range 5000 {
+		want = append(want, netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}))
+	}
+	all := []Listed{{"domain-y", want[0], time.Hour}}
+	for _, a := range want {
+		all = append(all, Listed{"domain-x", a, Forever})
+	}
+	k.fill(all)
+	slices.SortFunc(want, netip.Addr.Compare)
+	// While the kernel makes room for many, some are told twice and others not (rhashtable_walk_start, lib/rhashtable.c).
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		var got []netip.Addr
+		if err := k.ns.Do(func() (err error) { got, err = k.table.Addresses("domain-x"); return err }); err != nil {
+			t.Fatal(err)
+		}
+		slices.SortFunc(got, netip.Addr.Compare)
+		if slices.Equal(got, want) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d addresses, wanted %d", len(got), len(want))
+		}
+	}
+	if text := k.nft("", "list", "set", "inet", TableName, "domain-x6"); strings.Contains(text, "expires") {
+		t.Errorf("it has a timeout:\n%s", text)
+	}
+	if err := k.ns.Do(func() error { _, err := k.table.Addresses("domain-none"); return err }); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("a list that does not exist: %v", err)
 	}
 }

@@ -26,8 +26,9 @@ type Options struct {
 	Ask   func(ctx context.Context, q Question, servers []netip.Addr) ([]netip.Addr, time.Duration, error)
 	Add   func([]Element) error // to one set; whatever timeouts the elements have by now, if they are there
 	Empty func(sets []string) error
-	Room  int            // the elements that a set takes, of each family
-	Rand  func() float64 // 0 to below 1; for one goroutine
+	Holds func(set string) ([]netip.Addr, error) // what is in a set now
+	Room  int                                    // the elements that a set takes, of each family
+	Rand  func() float64                         // 0 to below 1; for one goroutine
 	Log   *slog.Logger
 }
 
@@ -52,16 +53,18 @@ const (
 type Resolver struct {
 	Options
 	wake chan struct{} // capacity 1
+	news chan struct{} // likewise: Filled
 
 	mu     sync.Mutex
 	wanted Wanted
 	refill bool
 	wrong  []string
+	filled map[string]bool // sets to which something came
 }
 
 // NewResolver prepares a resolver. It wants nothing yet.
 func NewResolver(o Options) *Resolver {
-	return &Resolver{Options: o, wake: make(chan struct{}, 1)}
+	return &Resolver{Options: o, wake: make(chan struct{}, 1), news: make(chan struct{}, 1), filled: map[string]bool{}}
 }
 
 // Update changes what is wanted. The sets exist by now; refill: some of them may
@@ -110,6 +113,8 @@ type running struct {
 	results chan found
 	turn    int64 // the period in which the told sets were last looked at
 	emptied time.Time
+	copies  copies
+	copied  time.Time
 }
 
 // Run works until ctx ends, and returns nil then.
@@ -125,6 +130,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 			return nil
 		case <-r.wake:
 			x.update(time.Now())
+		case <-r.news:
 		case f := <-x.results:
 			x.take(f, time.Now())
 		case <-timer.C:
@@ -158,6 +164,7 @@ func (x *running) update(now time.Time) {
 	if !slices.Equal(w.Servers, x.wanted.Servers) {
 		x.sched.Hurry(now)
 	}
+	lost, had := refill, x.wanted.Lists
 	refill = refill || !same(w, x.wanted)
 	x.wanted = w
 	var names []string
@@ -175,6 +182,7 @@ func (x *running) update(now time.Time) {
 			x.fill(l, now)
 		}
 	}
+	x.tell(had, lost)
 }
 
 // take takes the end of a question.
@@ -280,9 +288,10 @@ func (x *running) warn(now time.Time) {
 	}
 }
 
-// maintain writes again what could not be written, and empties sets in their
-// turn.
+// maintain writes again what could not be written, copies what dnsmasq wrote, and
+// empties sets in their turn.
 func (x *running) maintain(now time.Time) {
+	x.copy(now)
 	for _, l := range x.wanted.Lists {
 		if s := x.shelves[l.ID]; !s.again.IsZero() && !now.Before(s.again) {
 			x.fill(l, now)
@@ -298,7 +307,9 @@ func (x *running) maintain(now time.Time) {
 	}
 	x.emptied = now
 	for _, l := range x.wanted.Lists {
-		if err := x.Empty([]string{l.Told()[turn&1]}); err != nil {
+		set := l.Told()[turn&1]
+		clear(x.copies[set])
+		if err := x.Empty([]string{set}); err != nil {
 			x.Log.Warn("addresses of a rule's domains could not be taken out; they stay for another two days", "err", err)
 		}
 	}
@@ -317,6 +328,9 @@ func (x *running) sleep(now time.Time) time.Duration {
 		if x.limiter.TokensAt(now) < 1 {
 			wait = max(wait, time.Second/perSecond)
 		}
+	}
+	if due := x.copying(); !due.IsZero() {
+		wait = min(wait, due.Sub(now))
 	}
 	for _, s := range x.shelves {
 		if !s.again.IsZero() {

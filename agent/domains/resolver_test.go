@@ -106,6 +106,17 @@ func (w *world) empty(sets []string) error {
 	return nil
 }
 
+func (w *world) holds(set string) (all []netip.Addr, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for e, until := range w.sets {
+		if e.Set == set && until.After(time.Now()) {
+			all = append(all, e.Addr)
+		}
+	}
+	return all, nil
+}
+
 func (w *world) set(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -122,7 +133,7 @@ func (w *world) has(l List, a netip.Addr) bool {
 func inWorld(t *testing.T, test func(*world, *Resolver)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{answers: map[string][]netip.Addr{"a.org": {one}, "b.org": {two}}, ttl: time.Minute, slow: 10 * time.Millisecond, sets: map[Element]time.Time{}}
-		r := NewResolver(Options{Ask: w.ask, Add: w.add, Empty: w.empty, Room: 1 << 14, Rand: func() float64 { return 0.5 }, Log: slog.New(slog.DiscardHandler)})
+		r := NewResolver(Options{Ask: w.ask, Add: w.add, Empty: w.empty, Holds: w.holds, Room: 1 << 14, Rand: func() float64 { return 0.5 }, Log: slog.New(slog.DiscardHandler)})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- r.Run(ctx) }()

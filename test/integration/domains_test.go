@@ -289,6 +289,41 @@ func TestDomainsDnsmasq(t *testing.T) {
 	}
 }
 
+// TestDomainsCached: dnsmasq does not tell again what it has in its cache, and yet
+// its addresses are right after the table was lost, after another agent began,
+// and in a list that has one domain more.
+func TestDomainsCached(t *testing.T) {
+	h := newDomainHouse(t)
+	h.start(h.ctx, h.text(h.rule("", "*.wild.example")))
+	h.dnsmasq()
+	h.Server.Resolve("www.wild.example", time.Hour, hosts(20)...)
+	h.Server.Resolve("www2.wild.example", time.Hour, hosts(21)...)
+	h.visit("www.wild.example", 1, hosts(20)...)
+	lose := func(repairs uint64) {
+		passes(h.ctx, 6*time.Second) // what is younger than 5 seconds may be lost
+		h.nft("delete table inet multiroute")
+		_, err := h.Wait(h.ctx, func(s api.Status) bool { return s.Drift.Repairs > repairs })
+		must(t, err)
+		passes(h.ctx, 500*time.Millisecond)
+	}
+	lose(0)
+	h.visit("www.wild.example", 1, hosts(20)...)
+	must(t, h.End(syscall.SIGKILL))
+	must(t, h.Run(h.ctx))
+	h.visit("www2.wild.example", 1, hosts(21)...)
+	lose(0)
+	h.visit("www.wild.example", 1, hosts(20)...)
+	h.visit("www2.wild.example", 1, hosts(21)...)
+
+	must(t, h.Configure(h.text(h.rule("", "*.wild.example", "*.more.example"))))
+	out, errOut, _, err := h.Command("reload")
+	if err != nil || !strings.Contains(out+errOut, "dnsmasq fills their sets, restart it") {
+		t.Errorf("reload: %v %s %s", err, out, errOut)
+	}
+	passes(h.ctx, 500*time.Millisecond)
+	h.visit("www.wild.example", 1, hosts(20)...)
+}
+
 // TestDomainsFirstMatch: lists over each other, and first match wins.
 func TestDomainsFirstMatch(t *testing.T) {
 	h := newDomainHouse(t)
