@@ -70,11 +70,26 @@ type explainer struct {
 	binding bool         // it comes in by an uplink
 	mute    bool         // ... which cannot carry answers
 	unsure  bool         // several may get it, and the kernel does not tell which one
+
+	sender   netip.Addr // whose hardware address is not known; invalid: it is, or there is none
+	guessed  []guess    // what may match instead, with the hardware address
+	choosing int        // how many sentences were said before the rules were looked at
 }
 
 func (e *explainer) explain(r api.ExplainRequest) (api.Explanation, error) {
+	fresh := *e
+	err := e.follow(r)
+	if err == nil && len(e.guessed) > 0 {
+		err = e.doubt(fresh)
+	}
+	return e.out, err
+}
+
+// follow explains a packet; without a hardware address, as if it were none that
+// a rule asks for.
+func (e *explainer) follow(r api.ExplainRequest) error {
 	if err := routable(r.From, r.To); err != nil {
-		return api.Explanation{}, err
+		return err
 	}
 	e.request = r
 	e.out = api.Explanation{Agrees: true, Candidates: []api.MemberStatus{}, Why: []string{}}
@@ -96,7 +111,7 @@ func (e *explainer) explain(r api.ExplainRequest) (api.Explanation, error) {
 	if err == nil && e.walk != nil {
 		err = e.walk.Err()
 	}
-	return e.out, err
+	return err
 }
 
 // holds asks the kernel what is in a dynamic set now.
@@ -229,7 +244,9 @@ func (e *explainer) arrival() error {
 		case answer.Kind != routes.Unicast:
 			return unexplained("no route leads back to %s: say by which interface it comes in (--interface)", r.From)
 		case u == nil:
-			name = e.link(answer.Index)
+			if name = e.link(answer.Index); answer.Gateway.IsValid() {
+				sender = answer.Gateway
+			}
 		default: // out there; it can come by any uplink that has the destination
 			if u = e.uplinkWith(r.To); u == nil {
 				return unexplained("%s is in the internet and %s is no address of an uplink: say by which interface it comes in (--interface)", r.From, r.To)
@@ -247,10 +264,11 @@ func (e *explainer) arrival() error {
 		}
 		return unexplained("there is no interface %q: there are %s", name, strings.Join(names, ", "))
 	}
-	if r.MAC == [6]byte{} {
+	if r.MAC == [6]byte{} && !e.in.PointToPoint {
+		e.sender = sender
 		for _, n := range e.facts.Neighbours {
 			if n.Index == e.in.Index && n.Addr == sender {
-				e.packet.MAC = n.MAC
+				e.packet.MAC, e.sender = n.MAC, netip.Addr{}
 			}
 		}
 	}
@@ -269,7 +287,15 @@ func (e *explainer) chosen() {
 	if !consulted {
 		return
 	}
-	i := slices.IndexFunc(e.plan.NAT.Rules, func(r nat.PolicyRule) bool { return r.Matches(e.packet, e.holds) })
+	rules := e.plan.NAT.Rules
+	i := slices.IndexFunc(rules, func(r nat.PolicyRule) bool { return r.Matches(e.packet, e.holds) })
+	if e.choosing = len(e.out.Why); e.sender.IsValid() {
+		before := rules
+		if i >= 0 {
+			before = rules[:i]
+		}
+		e.guessed = e.guesses(before)
+	}
 	if i < 0 {
 		e.say("No rule matches.")
 		if stuck != nil {
@@ -279,7 +305,7 @@ func (e *explainer) chosen() {
 		}
 		return
 	}
-	rule := e.plan.NAT.Rules[i]
+	rule := rules[i]
 	e.out.Rule = &rule.Name
 	wanted := e.policyByMark(rule.Policy)
 	switch {

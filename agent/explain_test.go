@@ -77,9 +77,18 @@ func obedient(e *explainer) func(routes.Query) (routes.Answer, error) {
 func newExplainer(t *testing.T) *explainer {
 	t.Helper()
 	r := started(t, explainConfig)
-	e := &explainer{plan: r.plan, rules: r.ruleset, facts: r.k.facts, main: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")}}
+	e := &explainer{plan: r.plan, rules: r.ruleset, facts: withNeighbours(r.k.facts), main: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")}}
 	e.lookup = obedient(e)
 	return e
+}
+
+// withNeighbours is f with some clients whose hardware addresses are known.
+func withNeighbours(f routes.Facts) routes.Facts {
+	f.Neighbours = slices.Clip(f.Neighbours)
+	for i, a := range []string{"192.168.0.5", "192.168.0.20", "192.168.0.2"} {
+		f.Neighbours = append(f.Neighbours, routes.Neighbour{Index: f.Link("eth0").Index, Addr: netip.MustParseAddr(a), MAC: [6]byte{2, 0, 0, 0, 1, byte(i)}})
+	}
+	return f
 }
 
 // summary is an explanation in a line.
@@ -139,6 +148,62 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestExplainUnknownMAC: where nobody knows a hardware address for which rules
+// ask, only what does not depend on it is said.
+func TestExplainUnknownMAC(t *testing.T) {
+	const may = "The hardware address of %s is not known: %s may match; give --mac."
+	const unsure = "rule -, policy -, [a 3 b 1 a 1], uplink - by - as -, table -, agrees true"
+	const sure = "rule -, policy default, [a 3 b 1], uplink b by eth2 as 198.51.100.9, table 20003, agrees true"
+	more := func(macs, key string) string {
+		return "[[rule]]\nname = \"more\"\nmacs = [" + macs + "]\n" + key + "\n"
+	}
+	for _, c := range []struct {
+		name, more string
+		from, to   string
+		mac        string
+		want, why  string
+		mute       bool // the kernel refuses what the rule leads to
+	}{
+		{name: "unknown", from: "192.168.0.6", to: "9.9.9.9", want: unsure, why: fmt.Sprintf(may, "192.168.0.6", `rule "video"`)},
+		{name: "known", from: "192.168.0.5", to: "9.9.9.9", want: sure, why: "No rule matches."},
+		{name: "given", from: "192.168.0.6", to: "9.9.9.9", mac: "02:00:00:00:00:08", want: sure, why: "No rule matches."},
+		{name: "behind a router that is known", from: "192.168.9.6", to: "9.9.9.9", want: sure, why: "No rule matches."},
+		{name: "behind a router that is not", from: "192.168.10.6", to: "9.9.9.9", want: unsure, why: fmt.Sprintf(may, "192.168.0.3", `rule "video"`)},
+		{name: "one uplink's destination", from: "192.168.0.6", to: "203.0.113.9", want: "rule -, policy -, [a 1], uplink a by eth1 as 192.0.2.9, table 20000, agrees true", why: "It leaves by eth1 with the source 192.0.2.9."},
+		{name: "in the LAN", from: "192.168.0.6", to: "192.168.0.7", want: "rule -, policy -, [], uplink - by eth0 as 192.168.0.6, table 254, agrees true", why: "Table main has a route that is no default: it goes by eth0."},
+		{name: "the router", from: "192.168.0.6", to: "192.168.0.1", want: "rule -, policy -, [], uplink - by - as -, table -, agrees true", why: "It is for the router itself."},
+		{name: "two rules", more: more(`"02:00:00:00:00:07", "02:00:00:00:00:09"`, `action = "bypass"`), from: "192.168.0.6", to: "9.9.9.9", want: unsure, why: fmt.Sprintf(may, "192.168.0.6", `rule "video" or rule "more"`)},
+		{name: "never the second", more: more(`"02:00:00:00:00:07"`, `action = "bypass"`), from: "192.168.0.6", to: "9.9.9.9", want: unsure, why: fmt.Sprintf(may, "192.168.0.6", `rule "video"`)},
+		{name: "not this port", more: more(`"02:00:00:00:00:09"`, "ports = [25]\naction = \"bypass\""), from: "192.168.0.6", to: "9.9.9.9:26", want: unsure, why: fmt.Sprintf(may, "192.168.0.6", `rule "video"`)},
+		{name: "the kernel disagrees", mute: true, from: "192.168.0.6", to: "9.9.9.9", want: "rule -, policy -, [a 3 b 1], uplink - by - as -, table -, agrees false", why: `Rule "video" matches: it wants one uplink or nothing.`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := started(t, explainConfig+c.more)
+			e := &explainer{plan: r.plan, rules: r.ruleset, facts: withNeighbours(r.k.facts), main: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")}}
+			e.lookup = func(q routes.Query) (routes.Answer, error) {
+				a, err := obedient(e)(q)
+				switch b := q.To.As4(); {
+				case b[2] == 9 && b[0] == 192:
+					a.Gateway = netip.MustParseAddr("192.168.0.2")
+				case b[2] == 10:
+					a.Gateway = netip.MustParseAddr("192.168.0.3")
+				case c.mute && a.Table == 20005:
+					return routes.Answer{Kind: routes.Unreachable}, nil
+				}
+				return a, err
+			}
+			request, err := api.ParseExplain(c.from, c.to, "", "", c.mac, "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := e.explain(request)
+			if err != nil || summary(got) != c.want || !slices.ContainsFunc(got.Why, func(s string) bool { return strings.Contains(s, c.why) }) {
+				t.Errorf("got  %s, %v\nwant %s\nwhy %q, wanted %q", summary(got), err, c.want, got.Why, c.why)
+			}
+		})
+	}
+}
+
 // TestExplainContradictions: what cannot be true of a packet is said, not passed
 // over.
 func TestExplainContradictions(t *testing.T) {
@@ -175,7 +240,7 @@ func TestExplainSticky(t *testing.T) {
 		{"in the LAN", "source", "192.168.0.5", "192.168.0.6:80", "sticky-3-2-source4", "rule -, policy -, [], uplink - by eth0 as 192.168.0.5, table 254, agrees true", "No rule matches."},
 	} {
 		r := started(t, explainConfig+"[policy.default]\nsticky = \""+c.kind+"\"\n")
-		e := &explainer{plan: r.plan, rules: r.ruleset, facts: r.k.facts, main: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")}}
+		e := &explainer{plan: r.plan, rules: r.ruleset, facts: withNeighbours(r.k.facts), main: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")}}
 		e.lookup = obedient(e)
 		e.has = func(d nat.Dynamic, key string) (bool, error) {
 			return d.Name == c.set && key == d.Key(netip.MustParseAddr(c.from), netip.MustParseAddrPort(c.to).Addr()), nil

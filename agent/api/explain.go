@@ -32,13 +32,15 @@ type ExplainRequest struct {
 // never change their meaning. What does not exist is nil here and null there; lists are
 // never null.
 type Explanation struct {
-	// Rule is the [[rule]] that matches.
+	// Rule is the [[rule]] that matches; nil also if that is not certain, as it depends on
+	// a hardware address that nobody knows. What else depends on it is nil then, too.
 	Rule *string `json:"rule"`
 
 	// Policy is the policy that chooses among the candidates; nil where none has a say.
 	Policy *string `json:"policy"`
 
-	// Candidates are the uplinks that a connection like this may get, with their weights.
+	// Candidates are the uplinks that a connection like this may get, with their weights; by
+	// any of the rules that may match.
 	Candidates []MemberStatus `json:"candidates"`
 
 	// Uplink is the one that this very packet gets, by the kernel's own answer; for what

@@ -423,7 +423,10 @@ func (s *Server) explain(r *http.Request) (explainView, int) {
 				names = append(names, c.Uplink)
 			}
 		}
-		v.Sentence = "It leaves by one of " + strings.Join(names, ", ")
+		if v.Sentence = "It leaves by one of "; answer.Table == nil { // nor is it certain that it does
+			v.Sentence = "It may leave by "
+		}
+		v.Sentence += strings.Join(names, ", ")
 	case answer.Interface != nil:
 		v.Sentence = "It leaves by " + *answer.Interface + ", which is no uplink"
 	default:

@@ -87,6 +87,8 @@ func TestExplainForm(t *testing.T) {
 	}{
 		{"?from=192.168.0.1&to=1.1.1.1:443&protocol=udp", 200, "It leaves by dsl."},
 		{"?from=local&to=1.1.1.1", 200, "It comes in by &lt;eth0&gt;"},
+		{"?from=1.1.1.1&to=8.8.8.4", 200, "It may leave by dsl, lte."},
+		{"?from=1.1.1.1&to=8.8.8.5", 200, "It leaves by one of dsl, lte."},
 		{"?from=%3Cscript%3E&to=1.1.1.1", 400, "&lt;script&gt;"},
 		{"?from=1.1.1.1", 400, "Write both"},
 		{"?from=1.1.1.1&to=" + strings.Repeat("x", 3000), 400, "is no address"},

@@ -27,6 +27,10 @@ func served(t *testing.T, n *Snapshot) *Server {
 				return api.Explanation{}, api.ErrBusy
 			case "8.8.8.3":
 				return api.Explanation{}, errors.New("no memory")
+			case "8.8.8.4":
+				return api.Explanation{Candidates: []api.MemberStatus{{Uplink: "dsl", Weight: 3}, {Uplink: "lte", Weight: 1}, {Uplink: "dsl", Weight: 1}}, Agrees: true}, nil
+			case "8.8.8.5":
+				return api.Explanation{Candidates: []api.MemberStatus{{Uplink: "dsl", Weight: 3}, {Uplink: "lte", Weight: 1}}, Table: ptr(20003), Agrees: true}, nil
 			}
 			return api.Explanation{Uplink: ptr("dsl"), Policy: ptr("default"), Agrees: true, Why: []string{"It comes in by <eth0>, from " + r.From.String() + "."}}, nil
 		}})

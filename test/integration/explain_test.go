@@ -4,7 +4,9 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -150,6 +152,60 @@ to = "192.168.0.10:80"
 	}
 	if a, failed := h.send(packet{ns: h.Client(), from: netip.MustParseAddr("192.168.0.10"), to: netip.MustParseAddr("198.51.100.77"), proto: unix.IPPROTO_TCP, dport: 443}); failed != "" || a.from != h.Uplinks[2].Address.Addr() {
 		t.Errorf("it went %v %s", a, failed)
+	}
+}
+
+// TestExplainUnknownMAC: a rule asks for a hardware address, and the router has
+// not heard of the client lately.
+func TestExplainUnknownMAC(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newRuleHouse(t, lab.NewRouter, lab.Options{Uplinks: 2, Clients: 2, ClientAddresses: 2})
+	h.start(ctx, h.text(h.first(), fmt.Sprintf("\n[[rule]]\nname = \"hers\"\nmacs = [\"%s\"]\nuplink = %q\n", macOf(t, h.Clients[1]), h.name(1))))
+	unknown := func(a netip.Addr) string {
+		return fmt.Sprintf(`The hardware address of %s is not known: rule "hers" may match; give --mac.`, a)
+	}
+	for client := range h.Clients {
+		for _, p := range h.packets(try{address: 2 * client}) {
+			h.forgetNeighbours()
+			if e := h.explain(ctx, p); e.Rule != nil || e.Uplink != nil || e.Source != nil || len(e.Candidates) != 2 || !slices.Contains(e.Why, unknown(p.from)) {
+				t.Errorf("%s, unknown: %s: %q", p, kindOf(e), e.Why)
+			}
+			r := h.request(p)
+			r.MAC = [6]byte(macOf(t, h.Clients[client]))
+			given, err := api.Dial(h.Socket()).Explain(ctx, r)
+			must(t, err)
+			a, failed := h.send(p)
+			for how, e := range map[string]api.Explanation{"given": given, "known": h.explain(ctx, p)} {
+				if (e.Rule != nil) != (client == 1) || e.Uplink == nil || *e.Uplink != h.name(client) || e.Source == nil || *e.Source != a.from || failed != "" {
+					t.Errorf("%s, %s: %s: %q; it went as %s %s", p, how, kindOf(e), e.Why, a.from, failed)
+				}
+			}
+		}
+	}
+}
+
+// macOf is the hardware address of a client.
+func macOf(t *testing.T, ns *lab.NS) net.HardwareAddr {
+	t.Helper()
+	l, err := ns.Link("eth0")
+	must(t, err)
+	return l.Attrs().HardwareAddr
+}
+
+// forgetNeighbours takes the LANs' neighbours out of the router's table.
+func (h *ruleHouse) forgetNeighbours() {
+	h.t.Helper()
+	handle := h.Topology.Router.Handle()
+	for _, name := range []string{h.LAN, h.gained} {
+		l, err := h.Topology.Router.Link(name)
+		must(h.t, err)
+		all, err := handle.NeighList(l.Attrs().Index, 0)
+		must(h.t, err)
+		for _, n := range all {
+			if err := handle.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
+				h.t.Fatalf("forgetting %s: %v", n.IP, err)
+			}
+		}
 	}
 }
 

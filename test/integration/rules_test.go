@@ -241,11 +241,7 @@ const (
 
 // matches are all keys of rules, alone and together.
 func (h *ruleHouse) matches(now time.Time) []match {
-	mac := func(ns *lab.NS) string {
-		l, err := ns.Link("eth0")
-		must(h.t, err)
-		return l.Attrs().HardwareAddr.String()
-	}
+	mac := func(ns *lab.NS) string { return macOf(h.t, ns).String() }
 	clock := func(t time.Time) string { return t.Format("15:04") }
 	day := func(t time.Time) string { return strings.ToLower(t.Weekday().String()[:3]) }
 	span := func(from, to time.Duration) string {
