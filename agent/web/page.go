@@ -64,6 +64,7 @@ type view struct {
 	Rows       []row
 	Policies   []policyView
 	Log        []logLine
+	Zone       string // of Log's clocks
 	Generation uint64
 	Repairs    uint64
 	Table      string // how full the kernel's table of connections is
@@ -127,6 +128,7 @@ func viewOf(version string, n *Snapshot, rates func(string) (in, out float32)) v
 	s := &n.Status
 	v.Ready, v.Generation, v.Repairs = s.Ready, s.Config.Generation, s.Drift.Repairs
 	v.Headline, v.Mood = headline(s)
+	v.Zone = n.Time.Format("UTC-07:00")
 	if s.Config.Error != nil {
 		v.Problems = append(v.Problems, "The newest configuration was refused, the one before is in force: "+*s.Config.Error)
 	}

@@ -68,8 +68,9 @@ func TestPage(t *testing.T) {
 	t.Cleanup(func() { _ = b.close() })
 	must(t, b.size(ctx, 1280, 900, false))
 	must(t, b.dark(ctx, false))
+	must(t, b.call(ctx, nil, "Emulation.setTimezoneOverride", map[string]any{"timezoneId": "Pacific/Kiritimati"}))
 	must(t, b.call(ctx, nil, "Page.addScriptToEvaluateOnNewDocument", map[string]any{"source": `
-		window.EventSource = class extends EventSource { constructor(url) { super(url); window.source = this; } };
+		window.EventSource = class extends EventSource { constructor(url) { super(url); window.source = this; window.beforeUpdates ??= ` + clocks + `; } };
 		let plot;
 		Object.defineProperty(window, "uPlot", { get: () => plot, set: (original) => {
 			plot = class extends original {
@@ -97,6 +98,8 @@ func TestPage(t *testing.T) {
 	is("document.querySelectorAll('.uplot canvas').length", "9")
 	must(t, b.until(ctx, "document.getElementById('live').textContent == 'live'"))
 	must(t, b.until(ctx, "document.getElementById('headline').textContent.includes('All 3 uplinks are up')"))
+	at(ctx, t, b, "beforeUpdates")
+	is("document.getElementById('zone')", "<nil>")
 	// The charts move: their pictures change.
 	picture, err := b.eval(ctx, "document.querySelector('.plot canvas').toDataURL()")
 	must(t, err)
@@ -112,6 +115,7 @@ func TestPage(t *testing.T) {
 	must(t, b.until(ctx, "document.getElementById('u-"+first+"-state').textContent == 'down'"))
 	must(t, b.until(ctx, "document.getElementById('headline').textContent.includes('"+first+" is down')"))
 	must(t, b.until(ctx, "document.getElementById('log').textContent.includes('no answer')"))
+	at(ctx, t, b, clocks)
 	must(t, b.until(ctx, "![...document.querySelectorAll('.policy li span')].some(e => e.textContent == '"+first+"')"))
 
 	// The form, without leaving the page.
@@ -163,6 +167,25 @@ func TestPage(t *testing.T) {
 	is("document.getElementById('charts').hidden", "true")
 	is("!!document.querySelector('#answer .sentence')", "true")
 	is("document.querySelector('#log li .why').textContent != ''", "true")
+	is("document.getElementById('zone').textContent", time.Now().Format("UTC-07:00"))
+}
+
+// clocks is what the log says of times, and when that was.
+const clocks = "[...document.querySelectorAll('#log time')].map(e => e.dateTime + ' is ' + e.textContent).join('\\n')"
+
+// at checks that clocks are those of a browser in Kiritimati.
+func at(ctx context.Context, t *testing.T, b *browser, expression string) {
+	t.Helper()
+	text, err := b.eval(ctx, expression)
+	must(t, err)
+	for line := range strings.SplitSeq(text, "\n") {
+		when, got, _ := strings.Cut(line, " is ")
+		at, err := time.Parse(time.RFC3339, when)
+		must(t, err)
+		if want := at.In(time.FixedZone("", 14*60*60)).Format("2 Jan 15:04:05"); got != want {
+			t.Errorf("%s is shown as %q, want %q", when, got, want)
+		}
+	}
 }
 
 // fill fills the form in and sends it.

@@ -16,6 +16,15 @@
       const e = document.getElementById(id);
       if (e && e.innerHTML !== parts[id]) e.innerHTML = parts[id]; // escaped by the server
     }
+    if ("log" in parts) localise();
+  }
+
+  // The server writes the router's clock; the charts have the browser's.
+  function localise() {
+    for (const e of document.querySelectorAll("#log time[datetime]")) {
+      const t = Date.parse(e.dateTime) / 1000;
+      e.textContent = day(t) + " " + clock(t);
+    }
   }
 
   function append(t, points) {
@@ -90,7 +99,8 @@
     }
   }
   const ms = (v) => (v == null ? "–" : (v < 10 ? v.toFixed(1) : v.toFixed(0)) + " ms");
-  const clock = (t) => new Date(t * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+  const clock = (t) => new Date(t * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+  const day = (t) => new Date(t * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short" });
 
   // What each kind of chart shows, of an uplink's lists.
   const kinds = {
@@ -219,6 +229,8 @@
 
   document.getElementById("charts").hidden = !document.querySelector(".plot");
   live.hidden = false;
+  localise();
+  document.getElementById("zone")?.remove();
   const seen = new IntersectionObserver((entries) => {
     for (const e of entries) e.isIntersecting ? visible.add(e.target) : visible.delete(e.target);
     redraw();
