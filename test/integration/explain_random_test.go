@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -34,6 +35,7 @@ type explainHouse struct {
 	*ruleHouse
 	random *rand.Rand
 	inside map[netip.Addr]*witness // by the addresses of who is in the LANs
+	macs   []net.HardwareAddr      // of who is in the LANs
 	users  bool
 	cut    *lab.Uplink // has no carrier: nothing can come in; nil: none
 }
@@ -73,7 +75,7 @@ func TestExplain(t *testing.T) {
 			if len(kinds) < 6 {
 				t.Error("the packets are all alike")
 			}
-			for _, kind := range []string{"refused", "one uplink", "several", "remembered", "by domain", "by prefix", "forwarded", "from a LAN to a public address", "to the router", "dropped"} {
+			for _, kind := range []string{"refused", "one uplink", "several", "remembered", "with an unknown address", "by domain", "by prefix", "forwarded", "from a LAN to a public address", "to the router", "dropped"} {
 				if kinds[kind] == 0 && n > 50 {
 					t.Errorf("no packet was of the kind %q", kind)
 				}
@@ -91,12 +93,14 @@ func newExplainHouse(ctx context.Context, t *testing.T, s situation, random *ran
 	}
 	for i, ns := range h.Clients {
 		w := watchInternet(t, ns)
+		h.macs = append(h.macs, macOf(t, ns))
 		for k := range s.options.ClientAddresses {
 			four, six := lab.ClientAddress(i*s.options.ClientAddresses + k)
 			h.inside[four], h.inside[six] = w, w
 		}
 	}
 	w := watchInternet(t, h.other)
+	h.macs = append(h.macs, macOf(t, h.other))
 	h.inside[otherClient.Addr()], h.inside[otherClient6.Addr()] = w, w
 	for _, u := range h.Uplinks {
 		must(t, h.Topology.Router.AddRoute(leased(u)))
@@ -256,19 +260,27 @@ func (h *explainHouse) randomPolicies() string {
 		if local {
 			b.WriteString("local = true\n")
 		}
+		protocols := []string{`"tcp"`, `"udp"`, `["tcp", "udp"]`, `"icmp"`, `["icmp", "tcp"]`}
 		for _, key := range []string{
 			"from = [" + h.pick(`"192.168.0.10"`, `"192.168.0.0/24", "fd00:1::/64"`, `"192.168.0.12/31", "fd00:1::c"`, `"fd00:7::/64", "192.168.7.0/24"`) + "]",
 			"to = [" + h.pick(`"198.51.100.0/25"`, `"198.51.100.1", "2001:db8:ffff::1"`, `"2001:db8:ffff::/120", "198.51.100.200"`) + "]",
 			"domains = [" + h.pick(`"one.example"`, `"two.example"`) + "]",
 			"interfaces = [" + fmt.Sprintf("%q", h.pick(h.LAN, h.gained)) + "]",
+			"macs = [" + h.pick(fmt.Sprintf("%q", h.macs[0]), fmt.Sprintf("%q, %q", h.macs[1], h.macs[2]), `"02:00:00:00:00:01"`) + "]",
 			"dscp = [" + h.pick(`"ef"`, `"ef", "cs1"`) + "]",
 			"source_ports = [" + h.pick(`"20000-40000"`, `"1024-30000"`) + "]",
 			"ports = [" + h.pick(`443`, `"1-100"`, `"80-500", 22`) + "]",
 		} {
 			kind := key[:strings.Index(key, " ")]
-			if h.oneIn(4) && !(local && slices.Contains([]string{"from", "interfaces"}, kind)) {
+			if h.oneIn(4) && !(local && slices.Contains([]string{"from", "interfaces", "macs"}, kind)) {
 				b.WriteString(key + "\n")
+				if strings.HasSuffix(kind, "ports") {
+					protocols = protocols[:3] // those that have them
+				}
 			}
+		}
+		if h.oneIn(4) {
+			b.WriteString("protocol = " + h.pick(protocols...) + "\n")
 		}
 		if local && h.oneIn(2) {
 			fmt.Fprintf(&b, "uid = [%d]\n", uid)
@@ -353,12 +365,26 @@ func (h *explainHouse) tryPacket(ctx context.Context) map[string]string {
 	if i := slices.IndexFunc(h.Uplinks, func(u *lab.Uplink) bool { return u.Delegated.Contains(p.to) }); i >= 0 {
 		request.Interface = h.Uplinks[i].Interface
 	}
+	client := p.ns != h.Internet && p.ns != h.Topology.Router
+	if client && h.oneIn(3) {
+		h.forgetClient(p.ns)
+	}
 	e, err := api.Dial(h.Socket()).Explain(ctx, request)
 	if err != nil {
 		return map[string]string{"not explained": fmt.Sprintf("%s: %v", p, err)}
 	}
 	wrong := ""
-	if !e.Agrees {
+	unknown := slices.ContainsFunc(e.Why, func(s string) bool { return strings.HasPrefix(s, "The hardware address") })
+	if unknown || client && h.oneIn(3) {
+		request.MAC = [6]byte(macOf(h.t, p.ns))
+		given, err := api.Dial(h.Socket()).Explain(ctx, request)
+		must(h.t, err)
+		if !mayBe(e, given) {
+			wrong = fmt.Sprintf("%s: explained as %s %q, and with its hardware address as %s %q", p, kindOf(e), e.Why, kindOf(given), given.Why)
+		}
+		e = given
+	}
+	if wrong == "" && !e.Agrees {
 		wrong = fmt.Sprintf("%s: the kernel does not agree: %q", p, e.Why)
 	}
 	kinds := map[string]string{}
@@ -369,7 +395,7 @@ func (h *explainHouse) tryPacket(ctx context.Context) map[string]string {
 	if wrong == "" && went != "" {
 		wrong = fmt.Sprintf("%s: went %s, explained as %s %q", p, went, kindOf(e), e.Why)
 	}
-	for kind, is := range map[string]bool{"remembered": said(" keeps this client"), "by domain": e.Rule != nil && (*e.Rule == "one" || *e.Rule == "two"), "incoming": p.ns == h.Internet,
+	for kind, is := range map[string]bool{"remembered": said(" keeps this client"), "by domain": e.Rule != nil && (*e.Rule == "one" || *e.Rule == "two"), "incoming": p.ns == h.Internet, "with an unknown address": unknown,
 		"by prefix": e.Source != nil && e.Uplink != nil && slices.ContainsFunc(h.Uplinks, func(u *lab.Uplink) bool { return u.Delegated.Contains(*e.Source) })} {
 		if is {
 			kinds[kind] = ""
@@ -381,6 +407,17 @@ func (h *explainHouse) tryPacket(ctx context.Context) map[string]string {
 	}
 	return kinds
 }
+
+// mayBe reports whether what was said of a packet is true of it when more is
+// known.
+func mayBe(e, more api.Explanation) bool {
+	return sameIfSaid(e.Policy, more.Policy) && sameIfSaid(e.Uplink, more.Uplink) && sameIfSaid(e.Interface, more.Interface) && sameIfSaid(e.Gateway, more.Gateway) &&
+		sameIfSaid(e.Source, more.Source) && sameIfSaid(e.Table, more.Table) && sameIfSaid(e.Rule, more.Rule) &&
+		!slices.ContainsFunc(more.Candidates, func(m api.MemberStatus) bool { return !slices.Contains(e.Candidates, m) })
+}
+
+// sameIfSaid reports whether a says nothing, or the same as b.
+func sameIfSaid[T comparable](a, b *T) bool { return a == nil || b != nil && *a == *b }
 
 // judge sends a packet and returns "" if it went where it was said to go.
 func (h *explainHouse) judge(p packet, e api.Explanation, is func(kind string)) string {

@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -166,7 +167,7 @@ func TestExplainUnknownMAC(t *testing.T) {
 	}
 	for client := range h.Clients {
 		for _, p := range h.packets(try{address: 2 * client}) {
-			h.forgetNeighbours()
+			h.forgetClient(h.Clients[client])
 			if e := h.explain(ctx, p); e.Rule != nil || e.Uplink != nil || e.Source != nil || len(e.Candidates) != 2 || !slices.Contains(e.Why, unknown(p.from)) {
 				t.Errorf("%s, unknown: %s: %q", p, kindOf(e), e.Why)
 			}
@@ -192,19 +193,18 @@ func macOf(t *testing.T, ns *lab.NS) net.HardwareAddr {
 	return l.Attrs().HardwareAddr
 }
 
-// forgetNeighbours takes the LANs' neighbours out of the router's table.
-func (h *ruleHouse) forgetNeighbours() {
+// forgetClient takes a client out of the router's table of neighbours.
+func (h *ruleHouse) forgetClient(ns *lab.NS) {
 	h.t.Helper()
-	handle := h.Topology.Router.Handle()
-	for _, name := range []string{h.LAN, h.gained} {
-		l, err := h.Topology.Router.Link(name)
-		must(h.t, err)
-		all, err := handle.NeighList(l.Attrs().Index, 0)
-		must(h.t, err)
-		for _, n := range all {
-			if err := handle.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
-				h.t.Fatalf("forgetting %s: %v", n.IP, err)
-			}
+	handle, mac := h.Topology.Router.Handle(), macOf(h.t, ns)
+	all, err := handle.NeighList(0, 0)
+	must(h.t, err)
+	for _, n := range all {
+		if !bytes.Equal(n.HardwareAddr, mac) {
+			continue
+		}
+		if err := handle.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
+			h.t.Fatalf("forgetting %s: %v", n.IP, err)
 		}
 	}
 }
