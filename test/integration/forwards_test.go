@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -210,57 +212,84 @@ func TestHairpinFollowsAddress(t *testing.T) {
 func TestForwardRemoved(t *testing.T) {
 	ctx := deadline(t, time.Minute)
 	h := newHouse(t, lab.NewRouter, lab.Options{Clients: 2})
-	server, server6 := lab.ClientAddress(0)
 	serve(t, h.Client())
 	serve(t, h.Clients[1])
-	second, _ := lab.ClientAddress(1)
-	stays := forward("tcp", "8000", server.String()+":80") + forward("tcp", "8000", "["+server6.String()+"]:80")
-	h.start(ctx, rig.Config(h.Topology, nil, stays, forward("tcp", "8001", server.String()+":80"), forward("tcp", "8002", server.String()+":80")))
-	type open struct {
-		*lab.Conn
-		name string
+	both := func(protocol, port, at string, client int) string {
+		a, a6 := lab.ClientAddress(client)
+		return forward(protocol, port, a.String()+":"+at) + forward(protocol, port, "["+a6.String()+"]:"+at)
 	}
-	connect := func(from *lab.NS, s lab.Socket, a netip.Addr, port uint16) open {
+	every := func(port string) string { return both("tcp", port, "80", 0) + both("udp", port, "7", 0) }
+	stays := every("8000")
+	h.start(ctx, rig.Config(h.Topology, nil, stays, every("8001"), both("tcp", "8002", "80", 0)))
+	type open struct {
+		name string
+		ping func(patience time.Duration) error
+	}
+	tcp := func(from *lab.NS, a netip.Addr, port uint16) open {
 		t.Helper()
-		c, err := lab.Connect(ctx, from, s, netip.AddrPortFrom(a, port))
+		c, err := lab.Connect(ctx, from, lab.Socket{}, netip.AddrPortFrom(a, port))
 		must(t, err)
 		t.Cleanup(func() { c.Close() })
-		return open{c, fmt.Sprintf("from %s to %s port %d", from.Name, a, port)}
+		return open{fmt.Sprintf("TCP from %s to %s port %d", from.Name, a, port), c.Ping}
 	}
-	var stay, go1, go2 []open
-	for _, u := range h.Uplinks {
-		for _, from := range []*lab.NS{h.Internet, h.Clients[1]} {
-			stay = append(stay, connect(from, lab.Socket{}, u.Address.Addr(), 8000), connect(from, lab.Socket{}, u.Address6.Addr(), 8000))
-			go1 = append(go1, connect(from, lab.Socket{}, u.Address.Addr(), 8001))
-			go2 = append(go2, connect(from, lab.Socket{}, u.Address.Addr(), 8002))
+	// What is sent all the time must not begin again while a reload is under way.
+	udp := func(from *lab.NS, a netip.Addr, port uint16) open {
+		t.Helper()
+		s, err := lab.StartUDP(ctx, from, lab.Socket{}, netip.AddrPortFrom(a, port), 5*time.Millisecond)
+		must(t, err)
+		t.Cleanup(func() { s.Stop() })
+		return open{fmt.Sprintf("UDP from %s to %s port %d", from.Name, a, port), func(patience time.Duration) error {
+			const late = 10 // answers to what was sent before
+			before := s.Report().Received
+			for end := time.Now().Add(patience); s.Report().Received <= before+late; time.Sleep(5 * time.Millisecond) {
+				if time.Now().After(end) {
+					return fmt.Errorf("%d answers in %v", s.Report().Received-before, patience)
+				}
+			}
+			return nil
+		}}
+	}
+	ways := []func(*lab.NS, netip.Addr, uint16) open{tcp, udp}
+	connect := func(port uint16, ways ...func(*lab.NS, netip.Addr, uint16) open) (all []open) {
+		t.Helper()
+		for _, u := range h.Uplinks {
+			for _, from := range []*lab.NS{h.Internet, h.Clients[1]} {
+				for _, way := range ways {
+					all = append(all, way(from, u.Address.Addr(), port), way(from, u.Address6.Addr(), port))
+				}
+			}
 		}
+		return all
 	}
-	stay = append(stay, connect(h.Clients[1], lab.Socket{}, lab.InternetAddress, 80), connect(h.Clients[1], lab.Socket{}, lab.InternetAddress6, 80))
 	check := func(what string, all []open, alive bool) {
 		t.Helper()
-		for _, c := range all {
-			patience := 2 * time.Second
-			if !alive {
-				patience = 300 * time.Millisecond
-			}
-			if err := c.Ping(patience); (err == nil) != alive {
-				t.Errorf("%s: the connection %s: %v", what, c.name, err)
-			}
+		patience := 2 * time.Second
+		if !alive {
+			patience = 300 * time.Millisecond
 		}
+		var wait sync.WaitGroup
+		for _, c := range all {
+			wait.Go(func() {
+				if err := c.ping(patience); (err == nil) != alive {
+					t.Errorf("%s: %s: %v", what, c.name, err)
+				}
+			})
+		}
+		wait.Wait()
 	}
-	check("before", append(append(append([]open{}, stay...), go1...), go2...), true)
-	must(t, h.Reconfigure(ctx, rig.Config(h.Topology, nil, stays, forward("tcp", "8002", server.String()+":80"))))
+	stay, go1, go2 := connect(8000, ways...), connect(8001, ways...), connect(8002, tcp)
+	stay = append(stay, tcp(h.Clients[1], lab.InternetAddress, 80), tcp(h.Clients[1], lab.InternetAddress6, 80))
+	check("before", slices.Concat(stay, go1, go2), true)
+	must(t, h.Reconfigure(ctx, rig.Config(h.Topology, nil, stays, both("tcp", "8002", "80", 0))))
 	check("removed", go1, false)
-	check("removed, others", append(append([]open{}, stay...), go2...), true)
-	must(t, h.Reconfigure(ctx, rig.Config(h.Topology, nil, stays, forward("tcp", "8002", second.String()+":80"), forward("tcp", "8003", server.String()+":80"))))
+	check("removed, others", slices.Concat(stay, go2), true)
+	must(t, h.Reconfigure(ctx, rig.Config(h.Topology, nil, stays, both("tcp", "8002", "80", 1), every("8003"))))
 	check("changed", go2, false)
 	check("changed, others", stay, true)
-	var go3 []open
-	for _, from := range []*lab.NS{h.Internet, h.Clients[1]} {
-		go3 = append(go3, connect(from, lab.Socket{}, h.Uplinks[1].Address.Addr(), 8003))
-	}
+	go3 := connect(8003, ways...)
+	check("new", go3, true)
 	must(t, h.End(syscall.SIGKILL))
-	h.configure(rig.Config(h.Topology, nil, stays, forward("tcp", "8002", second.String()+":80")))
+	h.configure(rig.Config(h.Topology, nil, stays, both("tcp", "8002", "80", 1)))
 	must(t, h.Run(ctx))
 	check("removed while no agent ran", go3, false)
 	check("removed while no agent ran, others", stay, true)
