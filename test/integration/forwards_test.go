@@ -128,9 +128,43 @@ func TestForwardRanges(t *testing.T) {
 	}
 }
 
+// echoed asserts that the server at the end of a port forward sees UDP packets
+// as from an address, and that its answers get back; or that none does, where
+// there is no such address.
+func echoed(t *testing.T, what string, from *lab.NS, to netip.AddrPort, want netip.Addr) {
+	t.Helper()
+	c, err := from.DialUDP(lab.Socket{}, to)
+	must(t, err)
+	defer c.Close()
+	patience := 2 * time.Second
+	if !want.IsValid() {
+		patience = 300 * time.Millisecond
+	}
+	must(t, c.SetDeadline(time.Now().Add(patience)))
+	buf := make([]byte, 100)
+	for i := range 3 {
+		sent := fmt.Sprint("echo ", i)
+		var n int
+		if _, err = c.Write([]byte(sent)); err == nil {
+			n, err = c.Read(buf)
+		}
+		if !want.IsValid() {
+			if err == nil {
+				t.Errorf("%s: %s answers %q", what, to, buf[:n])
+			}
+			return
+		}
+		text, back, _ := strings.Cut(string(buf[:n]), "\n")
+		if seen, wrong := netip.ParseAddrPort(text); err != nil || wrong != nil || seen.Addr() != want || back != sent {
+			t.Errorf("%s: %s answers %q (%v), wanted %q and to be seen as %s", what, to, buf[:n], err, sent, want)
+			return
+		}
+	}
+}
+
 // TestHairpin: clients in the server's own LAN and in another one reach it by
-// the uplinks' addresses, the server itself does, too, and it sees who they are
-// where that is possible.
+// the uplinks' addresses, with TCP and UDP, the server itself does, too, and it
+// sees who they are where that is possible.
 func TestHairpin(t *testing.T) {
 	for name, topology := range topologies {
 		for _, lanOnNIC := range []bool{false, true} {
@@ -146,6 +180,8 @@ func TestHairpin(t *testing.T) {
 				serve(t, h.Topology.Router)
 				text := rig.Config(h.Topology, nil,
 					forward("tcp", "8000", server4.String()+":80"), forward("tcp", "8000", "["+server6.String()+"]:80"),
+					forward("udp", "8000", server4.String()+":7"), forward("udp", "8000", "["+server6.String()+"]:7"),
+					forward("udp", "8001", server4.String()+":7", "hairpin = false"),
 					forward("tcp", "9000-9005", server4.String()+":80"), forward("tcp", "8001", server4.String()+":80", "hairpin = false"),
 					forward("tcp", "8002", server4.String()+":80", fmt.Sprintf("uplinks = [%q]", h.Uplinks[0].Name)))
 				h.start(ctx, strings.Replace(text, fmt.Sprintf("lan = [%q]", h.LAN), fmt.Sprintf("lan = [%q, \"guests\"]", h.LAN), 1))
@@ -155,10 +191,16 @@ func TestHairpin(t *testing.T) {
 						only(ctx, t, from.Name+" in the same LAN", from, lab.To(netip.AddrPortFrom(a, 8000)), 10, lab.LANAddress.Addr())
 						only(ctx, t, from.Name+" in the same LAN, IPv6", from, lab.To(netip.AddrPortFrom(a6, 8000)), 10, lab.LANAddress6.Addr())
 						only(ctx, t, from.Name+" in the same LAN, range", from, lab.To(netip.AddrPortFrom(a, 9003)), 10, lab.LANAddress.Addr())
+						echoed(t, from.Name+" in the same LAN, UDP", from, netip.AddrPortFrom(a, 8000), lab.LANAddress.Addr())
+						echoed(t, from.Name+" in the same LAN, UDP over IPv6", from, netip.AddrPortFrom(a6, 8000), lab.LANAddress6.Addr())
 						nobody(ctx, t, "hairpin = false", from, lab.Socket{}, netip.AddrPortFrom(a, 8001))
+						echoed(t, "hairpin = false, UDP", from, netip.AddrPortFrom(a, 8001), netip.Addr{})
 					}
 					only(ctx, t, "another LAN", guest, lab.To(netip.AddrPortFrom(a, 8000)), 10, guestClient.Addr())
 					only(ctx, t, "another LAN, IPv6", guest, lab.To(netip.AddrPortFrom(a6, 8000)), 10, guestClient6.Addr())
+					echoed(t, "another LAN, UDP", guest, netip.AddrPortFrom(a, 8000), guestClient.Addr())
+					echoed(t, "another LAN, UDP over IPv6", guest, netip.AddrPortFrom(a6, 8000), guestClient6.Addr())
+					echoed(t, "hairpin = false, another LAN, UDP", guest, netip.AddrPortFrom(a, 8001), netip.Addr{})
 					nobody(ctx, t, "hairpin = false, another LAN", guest, lab.Socket{}, netip.AddrPortFrom(a, 8001))
 					only(ctx, t, "outside", h.Internet, bound(lab.InternetAddress, netip.AddrPortFrom(a, 8001)), 10, lab.InternetAddress)
 					if i == 0 {
