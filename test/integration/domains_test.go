@@ -21,6 +21,7 @@ import (
 	"multiroute/agent/dns"
 	"multiroute/routes"
 	"multiroute/test/lab"
+	"multiroute/test/rig"
 )
 
 // Rules by domain, judged by the uplink on which the internet sees connections
@@ -344,17 +345,10 @@ func TestResolvConf(t *testing.T) {
 	h := newDomainHouse(t)
 	h.start(h.ctx, h.text(h.rule("", "*.wild.example")))
 	h.dnsmasq()
-	servers := func(uplinks ...int) string {
-		text := ""
-		for _, i := range uplinks {
-			text += fmt.Sprintf("nameserver %s\nnameserver %s\n", h.Uplinks[i].DNS, h.Uplinks[i].DNS6)
-		}
-		return text
-	}
 	is := func(what string, uplinks ...int) {
 		t.Helper()
-		if _, got, _ := strings.Cut(h.file("resolv.conf"), "\n"); got != servers(uplinks...) {
-			t.Errorf("%s: resolv.conf is\n%swanted\n%s", what, got, servers(uplinks...))
+		if got, want := h.nameservers(), h.servers(uplinks...); got != want {
+			t.Errorf("%s: resolv.conf is\n%swanted\n%s", what, got, want)
 		}
 	}
 	h.Server.Resolve("one.wild.example", time.Hour, hosts(30)...)
@@ -386,6 +380,50 @@ func TestResolvConf(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(h.Folder, "run", "dnsmasq.conf")); err == nil {
 		t.Error("purge left dnsmasq.conf")
+	}
+}
+
+// nameservers is resolv.conf without its first line.
+func (h *domainHouse) nameservers() string {
+	h.t.Helper()
+	_, rest, _ := strings.Cut(h.file("resolv.conf"), "\n")
+	return rest
+}
+
+// servers are the lines of resolv.conf for uplinks.
+func (h *domainHouse) servers(uplinks ...int) string {
+	text := ""
+	for _, i := range uplinks {
+		text += fmt.Sprintf("nameserver %s\nnameserver %s\n", h.Uplinks[i].DNS, h.Uplinks[i].DNS6)
+	}
+	return text
+}
+
+// TestResolvConfFailover: the servers of an uplink that dies leave the file,
+// and return with it, whether its link or its probes tell.
+func TestResolvConfFailover(t *testing.T) {
+	h := newDomainHouse(t)
+	h.start(h.ctx, strings.Replace(h.text(), rig.LinksOnly, "[health]\nprofile = \"fast\"\nhold_down = \"0s\"\n\n", 1))
+	becomes := func(what string, uplinks ...int) {
+		t.Helper()
+		begin := time.Now()
+		h.until(5*time.Second, what+": resolv.conf follows", func() bool { return h.nameservers() == h.servers(uplinks...) })
+		t.Logf("%s: resolv.conf is right after %.0f ms", what, ms(time.Since(begin)))
+	}
+	becomes("at the start", 0, 1)
+	for i, u := range h.Uplinks[:2] {
+		for _, way := range []struct {
+			name string
+			dies func(dead bool) error
+		}{
+			{"the carrier", func(dead bool) error { return u.Carrier(!dead) }},
+			{"what is behind the gateway", u.Provider.Blackhole},
+		} {
+			must(t, way.dies(true))
+			becomes(u.Name+" without "+way.name, 1-i)
+			must(t, way.dies(false))
+			becomes(u.Name+" with "+way.name, 0, 1)
+		}
 	}
 }
 
