@@ -91,6 +91,7 @@ type share struct {
 }
 
 type logLine struct {
+	ID               uint64
 	Time, Clock, Day string
 	Uplink           string
 	From, To         api.State
@@ -161,7 +162,7 @@ func viewOf(version string, n *Snapshot, rates func(string) (in, out float32)) v
 		if len(v.Log) == shownEvents {
 			break
 		}
-		l := logLine{Time: e.Time.Format(time.RFC3339), Clock: e.Time.Format("15:04:05"), Day: e.Time.Format("2 Jan"), Uplink: e.Uplink, From: e.From, To: e.To, Reason: e.Reason, Cause: string(e.Cause)}
+		l := logLine{ID: e.ID, Time: e.Time.Format(time.RFC3339), Clock: e.Time.Format("15:04:05"), Day: e.Time.Format("2 Jan"), Uplink: e.Uplink, From: e.From, To: e.To, Reason: e.Reason, Cause: string(e.Cause)}
 		if e.Family != "" { // the state is what it was
 			l.From = ""
 			l.Family = familyChange(e)

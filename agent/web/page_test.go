@@ -35,7 +35,7 @@ func TestPage(t *testing.T) {
 	}
 	for _, text := range []string{
 		"1 of 2 uplinks are up: cable is down", "<b>dsl</b>", "12 ms", "no answer from 1.1.1.1 &lt;for&gt; 1s; back in 8 s at the earliest", "something is &lt;odd&gt;",
-		"Nobody carries it", "60 %", "moved within 1s", "50 of 65536 connections", ">UTC&#43;00:00<", `data-uplinks="dsl cable"`,
+		"Nobody carries it", "60 %", "moved within 1s", "<small>#1</small>", "<small>#2</small>", "50 of 65536 connections", ">UTC&#43;00:00<", `data-uplinks="dsl cable"`,
 	} {
 		if !strings.Contains(body, text) {
 			t.Errorf("the page lacks %q", text)
@@ -171,6 +171,9 @@ func TestStream(t *testing.T) {
 	m := next(t, r)
 	if m.Uplinks != "dsl cable" || m.Parts["u-dsl-rtt"] != "12 ms" || !strings.Contains(m.Parts["u-cable-state"], "down") || m.Points != nil {
 		t.Errorf("%+v", m)
+	}
+	if !strings.Contains(m.Parts["log"], "<small>#2</small>") {
+		t.Errorf("the log without the numbers of its changes: %s", m.Parts["log"])
 	}
 	later := *n
 	later.Time = n.Time.Add(2 * time.Second)
