@@ -576,6 +576,16 @@ func (d *daemon) reload(onTrial time.Duration) (api.ReloadResult, error) {
 	return result, err
 }
 
+// noMoreRefused reports whether the kernel refuses no other uplink's routes now than
+// before. A route over several next hops lacks those that are refused by
+// themselves, too.
+func noMoreRefused(before, now []routes.Op) bool {
+	return !slices.ContainsFunc(now, func(op routes.Op) bool {
+		several := op.Route != nil && len(op.Route.Nexthops) > 1
+		return !several && !slices.ContainsFunc(before, func(o routes.Op) bool { return o.String() == op.String() })
+	})
+}
+
 // apiWaits is the warning while the configuration has another [api] than the agent.
 const apiWaits = "[api] is not what the agent began with: it takes effect when the agent is started again"
 
@@ -611,12 +621,12 @@ func (d *daemon) load(onTrial time.Duration) (api.ReloadResult, error) {
 	if !result.Changed {
 		d.generation = oldGeneration
 	}
-	put := d.try
-	if d.refused != nil { // the kernel refuses something of an uplink already: that is not this configuration's fault
+	refused, put := d.refused, d.try
+	if refused != nil { // that is not this configuration's fault
 		put = d.pass
 	}
 	err = put(now)
-	if tolerated := d.refused != nil && routes.Refused(err); err != nil && !tolerated {
+	if err != nil && !(refused != nil && routes.Refused(err) && noMoreRefused(refused, d.refused)) {
 		if onTrial != 0 {
 			d.kept = keptBefore
 			err = errors.Join(err, d.saveConfirmed())

@@ -672,6 +672,17 @@ func TestReloadWhileRefused(t *testing.T) {
 	if r.generation != 2 || r.cfg.Uplink("a").Weight != 7 || r.retry == 0 {
 		t.Errorf("generation %d, weight %d, again in %v", r.generation, r.cfg.Uplink("a").Weight, r.retry)
 	}
+	c2 := strings.NewReplacer("uplink.c", "uplink.e", "192.0.2.3", "192.0.2.33").Replace(c)
+	for name, text := range map[string]string{
+		"an uplink that serves": strings.Replace(twoUplinks, "192.0.2.1", "192.0.2.32", 1) + c,
+		"another one instead":   heavier + c2,
+		"one more":              heavier + c + c2,
+	} {
+		r.write(text)
+		if _, err := r.reload(0); !errors.Is(err, errKernel) || r.generation != 2 || r.cfg.Uplink("c") == nil || r.cfg.Uplink("e") != nil {
+			t.Errorf("%s: a configuration of which the kernel refuses more is in force: %v", name, err)
+		}
+	}
 	r.write(heavier)
 	if result, err := r.reload(0); err != nil || len(result.Warnings) > 0 {
 		t.Errorf("corrected: %q, %v", result.Warnings, err)
