@@ -73,6 +73,7 @@ func TestTwinIsWell(t *testing.T) {
 		for _, dying := range []network{
 			steady(20*time.Millisecond).dead(20*time.Second, never),
 			steady(20*time.Millisecond).lossy(rand.New(rand.NewPCG(seed, 2)), 0.1),
+			steady(20*time.Millisecond).lossy(rand.New(rand.NewPCG(seed, 3)), 0.4),
 			steady(20*time.Millisecond).dead(20*time.Second, 20300*time.Millisecond),
 		} {
 			s := newSim(seed)

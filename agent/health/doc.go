@@ -20,8 +20,8 @@
 //	meter.go      our own packets in the counters
 //	memory.go     what survives a restart
 //
-// A leg is one family of one uplink. When one of them is under suspicion, so is
-// the other, until a target answers it:
+// A leg is one family of one uplink. Where their packets are not counted, both are
+// suspected when one is:
 //
 //	             an answer is late         nothing answered for
 //	             or replies stopped        down_after rounds, and

@@ -45,6 +45,7 @@ type judge struct {
 	certain  bool      // a probe failed for certain since then: traffic is no excuse
 	good     int       // answers in a row while down
 	revoked  time.Time // when a down was taken back
+	lent     time.Time // when the uplink's other family was suspected with this one
 	ignored  uint64    // answers that were not believed
 }
 

@@ -36,10 +36,14 @@ func (j *judge) suspect(now time.Time) {
 }
 
 // share brings the uplink's other family under suspicion, too: most often both
-// die at once, and it need not find out alone. One answer clears it.
+// die at once, and it need not find out alone. One answer clears it. Where their
+// packets are counted these tell sooner, and speak for this leg unless the other
+// one is well. It happens now and then only: a lossy leg must not cost the other
+// one many probes.
 func (j *judge) share(now time.Time) {
 	j.suspicion.shared = true
-	if o := j.twin; o != nil && o.probing() && o.state == Up && !o.suspicion.on {
+	if o := j.twin; o != nil && j.beside == nil && o.probing() && o.state == Up && !o.suspicion.on && now.Sub(j.lent) >= 5*j.settings.Interval {
+		j.lent = now
 		o.suspect(now)
 		o.suspicion.shared = true
 	}

@@ -114,7 +114,8 @@ func (j *judge) excused(now time.Time, b *batch) bool {
 }
 
 // well reports whether targets answer the leg, up to when the other leg of its
-// uplink sent something. A leg that is not there is not well.
+// uplink sent something: by then its probe of an interval and a round trip before
+// has been answered. A leg that is not there is not well.
 func (j *judge) well(sent time.Time) bool {
-	return j != nil && j.state != Down && !j.suspicion.on && j.answered.After(sent.Add(-j.settings.Interval))
+	return j != nil && j.state != Down && !j.suspicion.on && j.answered.After(sent.Add(-j.settings.Interval-j.quality.rtt))
 }

@@ -185,3 +185,30 @@ func TestFamiliesExcuse(t *testing.T) {
 		})
 	}
 }
+
+// A dead family goes down in time also where the other one, whose packets are
+// counted with its own, takes long for its answers.
+func TestSlowTwinIsNoExcuse(t *testing.T) {
+	t.Parallel()
+	for _, slow := range []time.Duration{20, 220, 300, 400, 700} {
+		var longest time.Duration
+		for seed := range uint64(60) {
+			s := newSim(seed)
+			u := s.add("dsl", settings(3), steady(20*time.Millisecond).dead(20*time.Second, never))
+			twin := s.twin(u, steady(slow*time.Millisecond), true)
+			u.traffic = flow(300, 300, never)
+			twin.traffic = u.traffic
+			s.add("lte", settings(3), steady(50*time.Millisecond))
+			s.run(55 * time.Second)
+			d := u.downs()
+			if len(d) != 1 || len(twin.downs()) != 0 {
+				t.Fatalf("%v: seed %d: %v, %v", slow*time.Millisecond, seed, u.states, twin.states)
+			}
+			longest = max(longest, d[0]-20*time.Second)
+		}
+		t.Logf("the other family answers after %v: at most %v", slow*time.Millisecond, longest)
+		if longest > 1300*time.Millisecond {
+			t.Errorf("the other family answers after %v: down after %v", slow*time.Millisecond, longest)
+		}
+	}
+}

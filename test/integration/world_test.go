@@ -227,7 +227,7 @@ func (h *house) whole(what string, f flow) {
 		return h.Server.Flow(f.Flow).Received == sent
 	})
 	if r := h.Server.Flow(f.Flow); r.Received != sent || len(r.Addresses()) != 1 {
-		h.t.Errorf("%s: stream on %s (IPv6 %v): %d of %d received, from %v; missing %v (one each 2 ms); the kernel: %s", what, f.on.Name, f.v6, r.Received, sent, r.Addresses(), r.Missing, h.Losses())
+		h.t.Errorf("%s: stream on %s (IPv6 %v): %d of %d received, from %v; missing %v (one each 2 ms); the kernel: %s", what, f.on.Name, f.v6, r.Received, sent, r.Addresses(), h.Server.Missing(f.Flow), h.Losses())
 	}
 }
 

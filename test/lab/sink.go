@@ -49,7 +49,6 @@ type flow struct {
 type FlowReport struct {
 	Received int                    // without duplicates
 	Lost     int                    // sequence numbers below the highest received that never came
-	Missing  []uint64               // the first of them
 	Sources  map[netip.AddrPort]int // addresses seen, and packets from each
 	Gap      time.Duration          // longest time between arrivals, by the kernel's clock
 	Outage   time.Duration          // longest time between the sending of two packets that came one after the other: free of queueing and scheduling
@@ -99,18 +98,27 @@ func (s *Server) Flow(id uint64) FlowReport {
 	if f == nil {
 		return FlowReport{}
 	}
-	var missing []uint64
-	for i := uint64(0); i < f.highest && len(missing) < 10 && len(f.seen) <= int(f.highest); i++ {
-		if !f.seen[i] {
-			missing = append(missing, i)
-		}
-	}
 	return FlowReport{
 		Received: len(f.seen),
-		Missing:  missing,
 		Lost:     int(f.highest) + 1 - len(f.seen),
 		Sources:  maps.Clone(f.sources),
 		Gap:      f.gap,
 		Outage:   f.outage,
 	}
+}
+
+// Missing returns the first sequence numbers below the highest received that never came, at most ten.
+func (s *Server) Missing(id uint64) (all []uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.flows[id]
+	if f == nil {
+		return nil
+	}
+	for i := uint64(0); i < f.highest && len(all) < 10; i++ {
+		if !f.seen[i] {
+			all = append(all, i)
+		}
+	}
+	return all
 }
