@@ -82,7 +82,7 @@ func TestTwinIsWell(t *testing.T) {
 			s.add("lte", settings(3), steady(50*time.Millisecond))
 			s.run(time.Minute)
 			u.want(t, Up)
-			if v := u.verdict(s.now); v.Loss > 0 || v.Probes > 60*2*15/10 {
+			if v := u.verdict(s.now); v.Loss > 0 || v.Probes > 60*2*18/10 {
 				t.Fatalf("seed %d: %+v", seed, v)
 			}
 		}
