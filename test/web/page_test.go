@@ -71,6 +71,14 @@ func TestPage(t *testing.T) {
 	must(t, b.call(ctx, nil, "Emulation.setTimezoneOverride", map[string]any{"timezoneId": "Pacific/Kiritimati"}))
 	must(t, b.call(ctx, nil, "Page.addScriptToEvaluateOnNewDocument", map[string]any{"source": `
 		window.EventSource = class extends EventSource { constructor(url) { super(url); window.source = this; window.beforeUpdates ??= ` + clocks + `; } };
+		window.refused = 0;
+		window.refusing = true;
+		const ask = window.fetch;
+		window.fetch = async (url, ...args) => {
+			if (url != "/history" || !refusing) return ask(url, ...args);
+			refused++;
+			return new Response("", { status: 429 });
+		};
 		let plot;
 		Object.defineProperty(window, "uPlot", { get: () => plot, set: (original) => {
 			plot = class extends original {
@@ -100,6 +108,11 @@ func TestPage(t *testing.T) {
 	must(t, b.until(ctx, "document.getElementById('headline').textContent.includes('All 3 uplinks are up')"))
 	at(ctx, t, b, "beforeUpdates")
 	is("document.getElementById('zone')", "<nil>")
+	// While the history is refused, the charts begin with what is told; it is asked for again.
+	must(t, b.until(ctx, "refused > 1 && window.drawn && drawn.length > 1"))
+	_, err = b.eval(ctx, "window.begin = drawn[0]; refusing = false")
+	must(t, err)
+	must(t, b.until(ctx, "drawn[0] < begin"))
 	// The charts move: their pictures change.
 	picture, err := b.eval(ctx, "document.querySelector('.plot canvas').toDataURL()")
 	must(t, err)
@@ -142,7 +155,10 @@ func TestPage(t *testing.T) {
 	// Another configuration: the page follows.
 	must(t, b.size(ctx, 1280, 900, false))
 	text := rig.Probing(top, []int{3, 2, 1})
+	_, err = b.eval(ctx, "Math.random = () => 0.5")
+	must(t, err)
 	must(t, a.Reconfigure(ctx, text[:strings.Index(text, "[uplink."+last+"]")]))
+	must(t, b.until(ctx, "document.getElementById('live').textContent.includes('loading')")) // not all pages at once
 	must(t, b.until(ctx, "document.querySelectorAll('tbody th b').length == 2"))
 
 	for _, kind := range []string{"Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"} {

@@ -32,6 +32,9 @@
       times.pop();
       for (const lists of series.values()) lists.forEach((list) => list.pop());
     }
+    for (const name in points) { // the history has not come yet
+      if (!series.has(name)) series.set(name, points[name].map(() => times.map(() => null)));
+    }
     times.push(t);
     const old = times.length > keep;
     if (old) times.shift();
@@ -56,7 +59,10 @@
     source.onmessage = (m) => {
       const d = JSON.parse(m.data);
       if (d.uplinks !== document.body.dataset.uplinks) {
-        location.reload(); // another configuration
+        // Another configuration: the page is loaded again, but not by all who look at once.
+        source.close();
+        live.textContent = "the uplinks have changed: loading the page again …";
+        setTimeout(() => location.reload(), 5000 * Math.random());
         return;
       }
       show(d.parts);
@@ -69,13 +75,24 @@
     };
   }
 
+  let again = 0;
   async function load() {
-    const r = await fetch("/history");
-    if (!r.ok) return;
-    const h = await r.json();
-    times.splice(0, times.length, ...h.t);
-    for (const name in h.u) series.set(name, h.u[name]);
-    redraw();
+    clearTimeout(again);
+    let wait = 5000; // nobody answers
+    try {
+      const r = await fetch("/history");
+      if (r.ok) {
+        const h = await r.json();
+        times.splice(0, times.length, ...h.t);
+        series.clear();
+        for (const name in h.u) series.set(name, h.u[name]);
+        redraw();
+        return;
+      }
+      wait = 1000; // too many ask just now
+    } catch {}
+    clearTimeout(again);
+    again = setTimeout(load, wait * (0.8 + 0.4 * Math.random()));
   }
 
   // Charts.
@@ -247,5 +264,5 @@
     sized.observe(c.box);
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", build);
-  load().then(connect, connect);
+  load().then(connect);
 })();
