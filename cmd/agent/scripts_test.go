@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -23,12 +24,28 @@ func TestScriptsSyntax(t *testing.T) {
 	}
 }
 
+// TestLogLines: every service writes the log as lines of JSON, for programs that
+// read the history of failovers from it.
+func TestLogLines(t *testing.T) {
+	t.Parallel()
+	for name, line := range map[string]string{
+		"multiroute.service": "ExecStart=/usr/bin/agent run --json",
+		"multiroute.openrc":  `command_args="run --json"`,
+		"multiroute.procd":   "    procd_set_param command /usr/bin/agent run --json",
+	} {
+		text, err := os.ReadFile(filepath.Join(packaging, name))
+		if err != nil || !slices.Contains(strings.Split(string(text), "\n"), line) {
+			t.Errorf("%s has no line %q, %v", name, line, err)
+		}
+	}
+}
+
 // What OpenWrt's procd is asked for: the confirmed configuration is kept where a
 // reboot leaves it, and a configuration that cannot be used is not started.
 func TestProcd(t *testing.T) {
 	t.Parallel()
 	for check, want := range map[string]string{
-		"true":  "command /usr/bin/agent run\nenv STATE_DIRECTORY=/etc/multiroute/state\nrespawn 3600 1 0",
+		"true":  "command /usr/bin/agent run --json\nenv STATE_DIRECTORY=/etc/multiroute/state\nrespawn 3600 1 0",
 		"false": "",
 	} {
 		cmd := exec.Command("sh", "-c", `agent() { `+check+`; }
