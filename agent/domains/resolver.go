@@ -59,7 +59,8 @@ type Resolver struct {
 	wanted Wanted
 	refill bool
 	wrong  []string
-	filled map[string]bool // sets to which something came
+	told   map[string]bool // the sets that dnsmasq fills
+	filled map[string]bool // those of them to which something came
 }
 
 // NewResolver prepares a resolver. It wants nothing yet.
@@ -73,6 +74,14 @@ func (r *Resolver) Update(w Wanted, refill bool) {
 	r.mu.Lock()
 	changed := refill || !same(r.wanted, w)
 	r.wanted, r.refill = w, r.refill || refill
+	if changed {
+		r.told = map[string]bool{}
+		for _, l := range w.Lists {
+			for _, set := range l.Told() {
+				r.told[set] = true
+			}
+		}
+	}
 	r.mu.Unlock()
 	if !changed {
 		return

@@ -25,13 +25,13 @@ func (r *Resolver) Filled(set string) {
 	}
 	set = set[:len(set)-1]
 	r.mu.Lock()
-	told := slices.ContainsFunc(r.wanted.Lists, func(l List) bool { s := l.Told(); return set == s[0] || set == s[1] })
-	if told {
+	first := r.told[set] && len(r.filled) == 0
+	if r.told[set] {
 		r.filled[set] = true
 	}
 	r.mu.Unlock()
-	if !told {
-		return
+	if !first {
+		return // nothing new, or it is known that something is to be copied
 	}
 	select {
 	case r.news <- struct{}{}:
