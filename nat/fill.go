@@ -122,34 +122,3 @@ func fills(m netlink.Message) (set string, ok bool) {
 	})
 	return set, err == nil && table == TableName && isDynamic(set)
 }
-
-// addressesIn reads the elements of a list's set, as the kernel tells them.
-func addressesIn(messages []netlink.Message) (all []netip.Addr, err error) {
-	nest := func(ad *netlink.AttributeDecoder, typ uint16, visit func(*netlink.AttributeDecoder)) {
-		if ad.Type() == typ {
-			ad.Nested(func(n *netlink.AttributeDecoder) error {
-				for n.Next() {
-					visit(n)
-				}
-				return nil
-			})
-		}
-	}
-	for _, m := range messages {
-		err := attributes(m, func(ad *netlink.AttributeDecoder) {
-			nest(ad, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list *netlink.AttributeDecoder) {
-				nest(list, unix.NFTA_LIST_ELEM, func(element *netlink.AttributeDecoder) {
-					nest(element, unix.NFTA_SET_ELEM_KEY, func(key *netlink.AttributeDecoder) {
-						if a, ok := netip.AddrFromSlice(key.Bytes()); ok && key.Type() == unix.NFTA_DATA_VALUE {
-							all = append(all, a)
-						}
-					})
-				})
-			})
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
-}

@@ -448,6 +448,13 @@ func decodeForeignSet(m netlink.Message) (setKey, *foreignSet, error) {
 
 // decodeForeignElements adds elements to a set.
 func decodeForeignElements(m netlink.Message, s *foreignSet) error {
+	return eachElement(m, func(p parts) {
+		s.elements = append(s.elements, foreignElement{p.data(unix.NFTA_SET_ELEM_KEY), p.verdict(unix.NFTA_SET_ELEM_DATA)})
+	})
+}
+
+// eachElement calls fn with every element of a set in a message.
+func eachElement(m netlink.Message, fn func(parts)) error {
 	return attributes(m, func(ad *netlink.AttributeDecoder) {
 		if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 			return
@@ -457,7 +464,7 @@ func decodeForeignElements(m netlink.Message, s *foreignSet) error {
 			for x.Next() {
 				p[x.Type()] = x.Bytes()
 			}
-			s.elements = append(s.elements, foreignElement{p.data(unix.NFTA_SET_ELEM_KEY), p.verdict(unix.NFTA_SET_ELEM_DATA)})
+			fn(p)
 		})
 	})
 }

@@ -131,11 +131,16 @@ func (t *Table) Addresses(list string) (all []netip.Addr, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("set %s: %w", set, err)
 		}
-		some, err := addressesIn(messages)
-		if err != nil {
-			return nil, fmt.Errorf("set %s: %w", set, err)
+		for _, m := range messages {
+			err := eachElement(m, func(p parts) {
+				if a, ok := netip.AddrFromSlice(p.data(unix.NFTA_SET_ELEM_KEY)); ok {
+					all = append(all, a)
+				}
+			})
+			if err != nil {
+				return nil, fmt.Errorf("set %s: %w", set, err)
+			}
 		}
-		all = append(all, some...)
 	}
 	return all, nil
 }

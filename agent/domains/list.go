@@ -41,6 +41,11 @@ func (l List) contains(name string) bool {
 	return ok
 }
 
+// covers reports whether all of o's domains are the list's, as they are written.
+func (l List) covers(o List) bool {
+	return !slices.ContainsFunc(o.Domains, func(d string) bool { return !l.contains(d) })
+}
+
 // The sets of addresses of a list, in the names of package nat, which has one
 // for each family.
 const prefix = "domain-"

@@ -1,6 +1,7 @@
 package domains
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -81,17 +82,12 @@ func (x *running) tell(old []List, lost bool) {
 	before := x.copies
 	x.copies = copies{}
 	for _, l := range x.wanted.Lists {
-		narrower := slices.IndexFunc(old, func(o List) bool {
-			return !slices.ContainsFunc(o.Domains, func(d string) bool { return !l.contains(d) })
-		})
 		for i, set := range l.Told() {
 			c, known := before[set]
 			if !known {
 				c = map[netip.Addr]bool{}
-				if narrower >= 0 {
-					for a := range before[old[narrower].Told()[i]] {
-						c[a] = true
-					}
+				if k := slices.IndexFunc(old, l.covers); k >= 0 {
+					maps.Copy(c, before[old[k].Told()[i]])
 				}
 				x.mu.Lock()
 				x.filled[set] = true // an agent before this one may have left something
