@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -126,7 +127,9 @@ func TestHeavyLoss(t *testing.T) {
 			t.Errorf("%d %% loss: %d transitions in 12 s: %v", percent, len(changes), changes)
 		}
 		if percent >= 50 { // each family is judged for itself
-			h.until(10*time.Second, fmt.Sprintf("%d %% loss: new connections leave it", percent), func() bool { return len(h.trySpread(ctx, other, other)) == 0 })
+			h.soon(ctx, 10*time.Second, fmt.Sprintf("%d %% loss: new connections leave it", percent), func(ctx context.Context) string {
+				return strings.Join(h.trySpread(ctx, other, other), "; ")
+			})
 		}
 	}
 	must(t, u.Provider.Break())

@@ -365,9 +365,12 @@ func TestGatewayExchanged(t *testing.T) {
 	b := h.bystanders(ctx, h.others(u)...)
 	must(t, u.Exchange([]byte{2, 0, 0, 0, 0, 0x31}))
 	x := h.history(ctx)
-	h.until(15*time.Second, "all carry new connections", func() bool {
+	h.soon(ctx, 15*time.Second, "all carry new connections", func(ctx context.Context) string {
 		s, err := h.Status(ctx)
-		return err == nil && !strings.Contains(states(s), "down") && len(h.trySpread(ctx, h.Uplinks, h.Uplinks)) == 0
+		if err != nil || strings.Contains(states(s), "down") {
+			return fmt.Sprintf("%s, %v", states(s), err)
+		}
+		return strings.Join(h.trySpread(ctx, h.Uplinks, h.Uplinks), "; ")
 	})
 	t.Logf("history: %v", x.stop())
 	b.check()

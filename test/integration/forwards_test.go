@@ -241,7 +241,9 @@ func TestHairpinFollowsAddress(t *testing.T) {
 	next := u.Address.Addr().Next()
 	must(t, u.Renumber(netip.PrefixFrom(next, u.Address.Bits()), u.Gateway))
 	h.until(5*time.Second, "the new address works", func() bool {
-		c, err := lab.Connect(ctx, h.Clients[1], lab.Socket{}, netip.AddrPortFrom(next, 8000))
+		short, cancel := context.WithTimeout(ctx, time.Second) // what began too early may hang
+		defer cancel()
+		c, err := lab.Connect(short, h.Clients[1], lab.Socket{}, netip.AddrPortFrom(next, 8000))
 		if err == nil {
 			c.Close()
 		}

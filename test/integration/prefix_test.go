@@ -49,34 +49,40 @@ func outside(u *lab.Uplink, n byte, host netip.Addr) netip.Addr {
 	return netip.AddrFrom16(a)
 }
 
-// seen asserts as whom the server sees new connections: as all of these and
-// nobody else.
-func (h *house) seen(ctx context.Context, what string, ns *lab.NS, from netip.Addr, want ...netip.Addr) {
-	h.t.Helper()
-	r := lab.Spread(ctx, ns, 40*len(want), bound(from, netip.AddrPortFrom(lab.InternetAddress6, lab.PortTCP)))
-	bad := r.Errors > 0 || len(r.Sources) != len(want)
+// trySeen says as whom the server sees new connections, if not as these or not
+// without errors.
+func trySeen(ctx context.Context, ns *lab.NS, n int, from netip.Addr, want ...netip.Addr) (lab.SpreadReport, string) {
+	r := lab.Spread(ctx, ns, n*len(want), bound(from, netip.AddrPortFrom(lab.InternetAddress6, lab.PortTCP)))
+	bad := r.Errors > 0
 	for a := range r.Sources {
 		bad = bad || !slices.Contains(want, a)
 	}
 	if bad {
+		return r, fmt.Sprintf("wanted %v, the server saw %s", want, r)
+	}
+	return r, ""
+}
+
+// seen asserts as whom the server sees new connections: as all of these and
+// nobody else.
+func (h *house) seen(ctx context.Context, what string, ns *lab.NS, from netip.Addr, want ...netip.Addr) {
+	h.t.Helper()
+	if r, wrong := trySeen(ctx, ns, 40, from, want...); wrong != "" || len(r.Sources) != len(want) {
 		h.t.Errorf("%s: wanted exactly %v, the server saw %s", what, want, r)
 	}
 }
 
 // nowSeen waits until new connections of a host are seen as these and nobody
-// else.
+// else; from then on all of them are.
 func (h *house) nowSeen(ctx context.Context, what string, from netip.Addr, want ...netip.Addr) {
 	h.t.Helper()
 	begin := time.Now()
-	h.until(2*time.Second, what, func() bool {
-		r := lab.Spread(ctx, h.Client(), 20*len(want), bound(from, netip.AddrPortFrom(lab.InternetAddress6, lab.PortTCP)))
-		ok := r.Errors == 0
-		for a := range r.Sources {
-			ok = ok && slices.Contains(want, a)
-		}
-		return ok
+	h.soon(ctx, 2*time.Second, what, func(ctx context.Context) string {
+		_, wrong := trySeen(ctx, h.Client(), 20, from, want...)
+		return wrong
 	})
 	h.t.Logf("%s: after %.0f ms", what, ms(time.Since(begin)))
+	h.seen(ctx, what, h.Client(), from, want...)
 }
 
 // streamOn starts one-way streams of a host until one is seen as an address.
@@ -190,10 +196,14 @@ func TestPrefixFailover(t *testing.T) {
 		if event.name == "interface" { // with it went its IPv6 addresses
 			must(t, h.Topology.Router.AddAddr(a.Interface, a.Address6))
 		}
-		h.until(5*time.Second, event.name+": both carry again", func() bool {
-			r := lab.Spread(ctx, h.Client(), 40, bound(host, netip.AddrPortFrom(lab.InternetAddress6, lab.PortTCP)))
-			return r.Errors == 0 && r.Sources[at(a)] > 0 && r.Sources[at(b)] > 0 && len(r.Sources) == 2
+		h.soon(ctx, 5*time.Second, event.name+": both carry again", func(ctx context.Context) string {
+			r, wrong := trySeen(ctx, h.Client(), 20, host, at(a), at(b))
+			if wrong == "" && len(r.Sources) < 2 {
+				return r.String()
+			}
+			return wrong
 		})
+		h.seen(ctx, event.name+": both carry again", h.Client(), host, at(a), at(b))
 		dying.Stop()
 		sent := safe.Stop()
 		h.until(time.Second, event.name+": nothing is lost on the other uplink", func() bool {

@@ -3,9 +3,11 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,7 +41,9 @@ func verdicts(t *testing.T, targets string, cases map[string]verdictCase) {
 			x := h.history(ctx)
 			serves := func(uplinks []*lab.Uplink) {
 				t.Helper()
-				h.until(5*time.Second, fmt.Sprintf("clients are on %v", names(uplinks)), func() bool { return len(h.trySpread(ctx, uplinks, nil)) == 0 })
+				what := fmt.Sprintf("clients are on %v", names(uplinks))
+				h.soon(ctx, 5*time.Second, what, func(ctx context.Context) string { return strings.Join(h.trySpread(ctx, uplinks, nil), "; ") })
+				h.spread(ctx, what, uplinks, nil)
 			}
 			must(t, u.Provider.Break(c.faults...))
 			if c.down {

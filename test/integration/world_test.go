@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -144,6 +145,45 @@ func (h *house) until(d time.Duration, what string, condition func() bool) {
 			return
 		}
 	}
+}
+
+// soon makes rounds of new connections until one is right, which has to begin
+// within d; a round says what is wrong with it. The next round does not wait for
+// one that hangs: when the agent ends connections that it moves, a client that
+// has sent all it had, and only waits for the server, cannot be told. It waits for
+// as long as the lab has patience, whatever becomes of connections that begin now.
+func (h *house) soon(ctx context.Context, d time.Duration, what string, round func(context.Context) (wrong string)) {
+	h.t.Helper()
+	ended, over := make(chan string), make(chan struct{})
+	defer close(over)
+	var wait sync.WaitGroup
+	h.t.Cleanup(wait.Wait)
+	running := 0
+	for end := time.Now().Add(d); running > 0 || time.Now().Before(end); {
+		if begin := time.Now(); begin.Before(end) {
+			running++
+			wait.Go(func() {
+				wrong := round(ctx)
+				if wrong != "" {
+					wrong = fmt.Sprintf("begun %.0f ms before the end of %v, took %.0f ms: %s", ms(end.Sub(begin)), d, ms(time.Since(begin)), wrong)
+				}
+				select {
+				case ended <- wrong:
+				case <-over:
+				}
+			})
+		}
+		select {
+		case wrong := <-ended:
+			running--
+			if wrong == "" {
+				return
+			}
+			h.t.Logf("%s: not yet: %s", what, wrong)
+		case <-time.After(d / 8):
+		}
+	}
+	h.t.Errorf("no round of new connections that began within %v was right: %s", d, what)
 }
 
 // unchanged asserts that the agent has nothing left to do.
