@@ -280,10 +280,10 @@ func TestBalanceLatency(t *testing.T) {
 	if took := time.Since(change); took > 10*time.Second {
 		t.Errorf("the quick uplink is preferred after %.1f s", took.Seconds())
 	}
-	r := lab.Spread(ctx, h.Client(), 400, lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)))
+	r := lab.Spread(ctx, h.Client(), 800, lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)))
 	t.Logf("new connections: %s", r)
-	if n := r.Sources[quick.Address.Addr()]; n < 320 || r.Errors > 0 {
-		t.Errorf("%d of 400 new connections on the quick uplink: %s", n, r)
+	if n := r.Sources[quick.Address.Addr()]; n < 640 || r.Errors > 0 {
+		t.Errorf("%d of 800 new connections on the quick uplink: %s", n, r)
 	}
 	h.whole("slow uplink", stays)
 }

@@ -209,7 +209,7 @@ func TestFullLine(t *testing.T) {
 			passes(ctx, time.Second)
 			x := h.history(ctx)
 			var highest float64
-			for range 10 { // among them some on this uplink
+			for i := 0; i < 10 || i < 60 && len(on(h.flows(h.Uplinks[0].Name), h.Uplinks[0], "tcp", lab.InternetAddress)) == 0; i++ { // among them some on this uplink
 				c, err := h.Client().DialTCP(ctx, lab.Socket{}, netip.AddrPortFrom(lab.InternetAddress, lab.PortDiscard))
 				must(t, err)
 				defer c.Close()

@@ -300,7 +300,7 @@ func TestPrefixAsItIs(t *testing.T) {
 	h.seen(ctx, "a private address", h.Client(), private, outside(a, 1, private), outside(b, 1, private))
 	h.seen(ctx, "the uplink's own", h.Client(), host, host, at)
 	stream := h.streamOn(ctx, host, host)
-	tcp, err := lab.StartStreams(ctx, h.Client(), 20, bound(host, netip.AddrPortFrom(lab.InternetAddress6, lab.PortTCP)), lab.StreamOptions{Interval: 20 * time.Millisecond})
+	tcp, err := lab.StartStreams(ctx, h.Client(), 40, bound(host, netip.AddrPortFrom(lab.InternetAddress6, lab.PortTCP)), lab.StreamOptions{Interval: 20 * time.Millisecond})
 	must(t, err)
 	nobody(ctx, t, "unasked", h.Internet, lab.Socket{Local: netip.AddrPortFrom(lab.InternetAddress6, 0)}, netip.AddrPortFrom(host, lab.PortTCP))
 	must(t, h.End(syscall.SIGKILL))

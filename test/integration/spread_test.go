@@ -11,9 +11,9 @@ import (
 	"multiroute/test/rig"
 )
 
-// connections is how many each case opens: enough for chance to stay well within
-// 3 points.
-const connections = 4000
+// connections is how many each case opens: with so many, chance alone is off by
+// 3 points in one of 10^10 cases.
+const connections = 12000
 
 // TestSpread: the server sees connections by weight, each with one address,
 // and no provider sees an address that is not its customer's.

@@ -330,9 +330,16 @@ func (h *house) bystanders(ctx context.Context, safe ...*lab.Uplink) *bystanders
 	targets := func(i int) (lab.Socket, netip.AddrPort) {
 		return lab.Socket{}, netip.AddrPortFrom(internet(i%2 == 1).Addr(), lab.PortTCP)
 	}
-	var err error
-	if b.streams, err = lab.StartStreams(ctx, h.Client(), 60, targets, lab.StreamOptions{Interval: 20 * time.Millisecond}); err != nil {
-		h.t.Fatal(err)
+	for range 20 { // until chance has put some on every uplink
+		var err error
+		if b.streams, err = lab.StartStreams(ctx, h.Client(), 60, targets, lab.StreamOptions{Interval: 20 * time.Millisecond}); err != nil {
+			h.t.Fatal(err)
+		}
+		on := b.streams.Report().Sources
+		if !slices.ContainsFunc(safe, func(u *lab.Uplink) bool { return on[addressOf(u, false)] == 0 || on[addressOf(u, true)] == 0 }) {
+			break
+		}
+		h.t.Logf("not one of 60 connections on some uplink: %v", b.streams.Stop())
 	}
 	for _, u := range safe {
 		b.flows = append(b.flows, h.flowOn(ctx, u, false), h.flowOn(ctx, u, true))
