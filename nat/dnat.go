@@ -122,17 +122,30 @@ func padded(port uint16) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, port), 0, 0)
 }
 
-// target is where the DNAT leads a packet; false: it does not.
-func (d DNAT) target(protocol uint8, source netip.Addr, port uint16) (netip.AddrPort, bool) {
-	for _, e := range d.Entries {
-		switch {
-		case e.Protocol != protocol || source.Is6() != d.IPv6:
-		case d.BySource && e.Port <= port && port <= e.Last && e.Source.Contains(source), !d.BySource && e.Port == port:
-			if d.KeepPort {
-				return netip.AddrPortFrom(e.To.Addr(), port), true
-			}
-			return e.To, true
-		}
+// fields are those that the DNAT looks up.
+func (d DNAT) fields() []Field {
+	switch {
+	case !d.BySource:
+		return []Field{Protocol, DestPort}
+	case d.IPv6:
+		return []Field{Protocol, DestPort, Source6}
 	}
-	return netip.AddrPort{}, false
+	return []Field{Protocol, DestPort, Source4}
+}
+
+// entry returns the entry for a packet; false: there is none.
+func (d DNAT) entry(protocol uint8, source netip.Addr, port uint16) (DNATEntry, bool) {
+	i := slices.IndexFunc(d.Entries, func(e DNATEntry) bool {
+		switch {
+		case e.Protocol != protocol:
+			return false
+		case d.BySource:
+			return e.Port <= port && port <= e.Last && e.Source.Contains(source)
+		}
+		return e.Port == port
+	})
+	if i < 0 {
+		return DNATEntry{}, false
+	}
+	return d.Entries[i], true
 }

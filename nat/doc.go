@@ -47,5 +47,11 @@
 // looked up where their policy is chosen. What is in dynamic sets is nobody's to
 // write: rules come and go around them.
 //
+// # Explanations
+//
+// Walk takes a packet through the compiled rules as the kernel would. Table.Check
+// asks the kernel for what such a walk has met: whether the chains' rules are the
+// same, and what their sets say of the same keys. It reads no set.
+//
 // Only kernel_linux.go touches the kernel.
 package nat

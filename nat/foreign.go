@@ -253,9 +253,9 @@ func (p parts) verdict(typ uint16) *foreignVerdict {
 	return &foreignVerdict{int32(inner.number(unix.NFTA_VERDICT_CODE)), inner.text(unix.NFTA_VERDICT_CHAIN)}
 }
 
-func (d *ruleDecoder) expression(ad *netlink.AttributeDecoder) {
-	name := ""
-	p := parts{}
+// expression returns an expression's name and attributes.
+func expression(ad *netlink.AttributeDecoder) (name string, p parts) {
+	p = parts{}
 	for ad.Next() {
 		switch ad.Type() {
 		case unix.NFTA_EXPR_NAME:
@@ -264,6 +264,11 @@ func (d *ruleDecoder) expression(ad *netlink.AttributeDecoder) {
 			p = parts{0: ad.Bytes()}.nested(0)
 		}
 	}
+	return name, p
+}
+
+func (d *ruleDecoder) expression(ad *netlink.AttributeDecoder) {
+	name, p := expression(ad)
 	switch name {
 	case "counter", "log", "comment", "last":
 	case "meta":

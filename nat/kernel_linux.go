@@ -264,15 +264,19 @@ func (t *Table) readOnce() (State, error) {
 // rules returns the rules of one chain. (The kernel looks the chain up by its
 // name: nf_tables_dump_rules, net/netfilter/nf_tables_api.c.)
 func (t *Table) rules(chain string) (chainState, error) {
-	return uninterrupted(func() (chainState, error) {
-		messages, err := t.dump(unix.NFT_MSG_GETRULE, func(ae *netlink.AttributeEncoder) {
+	messages, err := t.ruleMessages(chain)
+	if err != nil {
+		return chainState{}, err
+	}
+	return decodeRules(messages, chain)
+}
+
+func (t *Table) ruleMessages(chain string) ([]netlink.Message, error) {
+	return uninterrupted(func() ([]netlink.Message, error) {
+		return t.dump(unix.NFT_MSG_GETRULE, func(ae *netlink.AttributeEncoder) {
 			ae.String(unix.NFTA_RULE_TABLE, TableName)
 			ae.String(unix.NFTA_RULE_CHAIN, chain)
 		})
-		if err != nil {
-			return chainState{}, err
-		}
-		return decodeRules(messages, chain)
 	})
 }
 
@@ -336,13 +340,70 @@ func (t *Table) dumpAll(what string, message netlink.HeaderType, family byte, at
 // Has reports whether a dynamic set has an element now. The key is the values of
 // its fields side by side, as in Value.Raw.
 func (t *Table) Has(d Dynamic, key string) (bool, error) {
-	fail := func(err error) (bool, error) {
-		return false, fmt.Errorf("looking into set %s of table inet %s: %w", d.Name, TableName, err)
+	_, found, err := t.element(d.Name, d.Fields, key)
+	return found, err
+}
+
+// Check asks the kernel what a walk has asked of the compiled rules, and tells
+// the first thing that differs on the walk's way: the rules of a chain, or what
+// a set says of a key; empty: nothing. No set is read. The error is an
+// EOPNOTSUPP where nothing differs but the kernel does not answer for some set.
+func (t *Table) Check(w *Walk) (string, error) {
+	var untold error
+	for i, name := range w.w.chains {
+		if slices.Contains(w.w.chains[:i], name) {
+			continue
+		}
+		messages, err := t.ruleMessages(name)
+		if err != nil {
+			return "", err
+		}
+		have, err := decodeRules(messages, name)
+		if err != nil {
+			return "", err
+		}
+		if text := have.otherThan(*w.w.rules.Chain(name)); text != "" {
+			return text, nil
+		}
+		for _, a := range w.w.asked {
+			if a.Chain != name {
+				continue
+			}
+			set, err := a.lookedUpIn(messages)
+			if err != nil {
+				return "", err
+			}
+			if set == "" {
+				return "chain " + name + " has other rules", nil
+			}
+			element, found, err := t.element(set, a.Fields, a.Key)
+			switch {
+			case errors.Is(err, unix.EOPNOTSUPP):
+				untold = err
+			case err != nil:
+				return "", err
+			default:
+				if text := a.otherThan(element, found); text != "" {
+					return text, nil
+				}
+			}
+		}
+	}
+	return "", untold
+}
+
+// element asks for the element of a set that a key is in; false: it is in none.
+// The key is the values of the set's fields side by side, as in Value.Raw. Of a
+// set that is not there the kernel says the same as of an empty one; but what a
+// rule looks into is there as long as the rule is.
+func (t *Table) element(set string, fields []Field, key string) (parts, bool, error) {
+	fail := func(err error) (parts, bool, error) {
+		return nil, false, fmt.Errorf("looking into set %s of table inet %s: %w", set, TableName, err)
 	}
 	data, err := encodeAttributes(func(ae *netlink.AttributeEncoder) {
 		ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
-		ae.String(unix.NFTA_SET_ELEM_LIST_SET, d.Name)
-		list := newElementList(Set{Fields: d.Fields})
+		ae.String(unix.NFTA_SET_ELEM_LIST_SET, set)
+		list := newElementList(Set{Fields: fields})
 		list.element(Element{Lo: key, Hi: key})
 		ae.Bytes(unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_LIST_ELEMENTS, list.buf)
 	})
@@ -355,17 +416,23 @@ func (t *Table) Has(d Dynamic, key string) (bool, error) {
 	if err := t.read.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return fail(err)
 	}
-	_, err = t.read.Execute(netlink.Message{
+	messages, err := t.read.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSETELEM, Flags: netlink.Request},
 		Data:   append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, data...),
 	})
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return false, nil
+		return nil, false, nil
 	case err != nil:
 		return fail(errors.Join(err, t.redial()))
 	}
-	return true, nil
+	var element parts
+	for _, m := range messages {
+		if err := eachElement(m, func(p parts) { element = p }); err != nil {
+			return fail(err)
+		}
+	}
+	return element, true, nil
 }
 
 // Watch calls changed after every nftables transaction of another process, and

@@ -160,6 +160,9 @@ func (m Match) String() string {
 	return b.String()
 }
 
+// inSet reports whether the kernel compares by a look-up in a set of the rule.
+func (m Match) inSet() bool { return (m.Op == Is || m.Op == IsNot) && len(m.Values) > 1 }
+
 func fieldName(f Field, mask uint32) string {
 	if (f == ConnMark || f == PacketMark) && mask != everyBit {
 		return fmt.Sprintf("%s & 0x%08x", fieldText[f], mask)

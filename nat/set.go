@@ -128,7 +128,7 @@ type span struct{ lo, hi string }
 func (s span) text(f Field) string {
 	one := func(raw string) string {
 		switch f {
-		case Source4, Dest4, Source6, Dest6:
+		case Source4, Dest4, Nexthop4, Source6, Dest6, Nexthop6:
 			a, _ := netip.AddrFromSlice([]byte(raw))
 			return a.String()
 		case SourcePort, DestPort:
@@ -137,6 +137,8 @@ func (s span) text(f Field) string {
 			return protocolText(raw[0])
 		case SocketUID:
 			return fmt.Sprint(binary.NativeEndian.Uint32([]byte(raw)))
+		case ConnMark, PacketMark, ConnState, ConnStatus, SourceType, DestType:
+			return fmt.Sprintf("0x%08x", binary.NativeEndian.Uint32([]byte(raw)))
 		case InInterface, OutInterface:
 			return fmt.Sprintf("%q", strings.TrimRight(raw, "\x00"))
 		case EtherSource:

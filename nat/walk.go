@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Packet is the first packet of a connection.
@@ -72,6 +73,9 @@ func (w *Walk) Source() (to netip.Addr, masquerade bool) { return w.p.conn.snat,
 // Trace lists the verdicts that the packet met: the chain's name and the rule.
 func (w *Walk) Trace() []string { return w.w.trace }
 
+// Lookups lists what the walk has looked up in constant sets, in order.
+func (w *Walk) Lookups() []Asked { return w.w.asked }
+
 // Err tells what kept the walk from being one: rules that Compile does not make.
 func (w *Walk) Err() error { return w.w.err }
 
@@ -127,6 +131,9 @@ type walker struct {
 	// by set and key.
 	changed map[[2]string]bool
 	trace   []string
+	chains  []string // where it has been
+	asked   []Asked
+	at      Asked // the next one's place
 	err     error // the first that went wrong; the packet is dropped then
 }
 
@@ -207,7 +214,9 @@ func (w *walker) base(c Chain, p *packet) bool {
 }
 
 func (w *walker) chain(c Chain, p *packet) Verdict {
-	for _, r := range c.Rules {
+	w.chains = append(w.chains, c.Name)
+	for i, r := range c.Rules {
+		w.at = Asked{Chain: c.Name, Rule: i}
 		if v, done := w.rule(c.Name, r, p); done {
 			return v
 		}
@@ -220,15 +229,24 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 	for _, s := range r {
 		switch s := s.(type) {
 		case Match:
-			if !p.matches(s) {
+			matches := p.matches(s)
+			if raw, ok := p.field(s.Field, s.Mask); ok && s.inSet() {
+				w.ask("", []Field{s.Field}, raw, says(matches != (s.Op == IsNot)))
+			}
+			if !matches {
 				return Verdict{}, false
 			}
 		case Map:
 			raw, ok := p.field(s.Field, s.Mask)
-			i := slices.IndexFunc(s.Entries, func(e MapEntry) bool { return e.Value.Raw == raw })
-			if !ok || i < 0 {
+			if !ok {
 				return Verdict{}, false
 			}
+			i := slices.IndexFunc(s.Entries, func(e MapEntry) bool { return e.Value.Raw == raw })
+			if i < 0 {
+				w.ask("", []Field{s.Field}, raw, "")
+				return Verdict{}, false
+			}
+			w.ask("", []Field{s.Field}, raw, s.Entries[i].Verdict.String())
 			w.trace = append(w.trace, chain+": "+s.Entries[i].Verdict.String())
 			return s.Entries[i].Verdict, true
 		case Lookup:
@@ -286,7 +304,7 @@ func (w *walker) rule(chain string, r Rule, p *packet) (Verdict, bool) {
 			}
 			return Verdict{Kind: Accept}, true
 		case DNAT:
-			to, ok := s.target(p.proto, p.src, p.dport)
+			to, ok := w.dnat(s, p)
 			if !ok {
 				return Verdict{}, false
 			}
@@ -347,6 +365,7 @@ func (w *walker) change(set string, fields []Field, p *packet, add bool) bool {
 // lookup finds the element that the packet is in.
 func (w *walker) lookup(l Lookup, p *packet) (Element, bool) {
 	if slices.ContainsFunc(w.rules.Dynamic, func(d Dynamic) bool { return d.Name == l.Set }) {
+		w.at.number++
 		key, ok := p.key(l.Fields)
 		return Element{}, ok && w.inDynamic(l.Set, key)
 	}
@@ -370,14 +389,41 @@ func (w *walker) lookup(l Lookup, p *packet) (Element, bool) {
 			found = append(found, e)
 		}
 	}
+	key := strings.Join(values, "")
 	switch len(found) {
 	case 0:
+		w.ask(s.Name, s.Fields, key, "")
 		return Element{}, false
 	case 1:
+		what := says(true)
+		if s.Verdicts {
+			what = found[0].Verdict.String()
+		}
+		w.ask(s.Name, s.Fields, key, what)
 		return found[0], true
 	}
 	w.fail("walking through the rules: elements of set %s overlap", l.Set)
 	return Element{}, false
+}
+
+// dnat finds where a DNAT leads the packet; false: it does not. The kernel asks
+// for the family before it looks a source up, and behind the look-up otherwise.
+func (w *walker) dnat(d DNAT, p *packet) (netip.AddrPort, bool) {
+	ours := p.src.Is6() == d.IPv6
+	if d.BySource && !ours {
+		return netip.AddrPort{}, false
+	}
+	key, _ := p.key(d.fields())
+	e, ok := d.entry(p.proto, p.src, p.dport)
+	if !ok {
+		w.ask("", d.fields(), key, "")
+		return netip.AddrPort{}, false
+	}
+	w.ask("", d.fields(), key, dataText(d.element(e).Val))
+	if d.KeepPort {
+		return netip.AddrPortFrom(e.To.Addr(), p.dport), ours
+	}
+	return e.To, ours
 }
 
 // holds reports whether the values, one of each field, are in the element.
