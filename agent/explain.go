@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -17,8 +18,18 @@ import (
 )
 
 // Explain implements api.Handler. Only what the owner knows is asked of the
-// owner; the kernel is asked on sockets of its own.
-func (h *handler) Explain(ctx context.Context, r api.ExplainRequest) (api.Explanation, error) {
+// owner; the kernel is asked on sockets of its own. The owner may write meanwhile:
+// where the kernel differs, both are asked afresh.
+func (h *handler) Explain(ctx context.Context, r api.ExplainRequest) (e api.Explanation, err error) {
+	for range 3 {
+		if e, err = h.explain(ctx, r); err != nil || e.Agrees {
+			break
+		}
+	}
+	return e, err
+}
+
+func (h *handler) explain(ctx context.Context, r api.ExplainRequest) (api.Explanation, error) {
 	var e explainer
 	if err := h.ask(ctx, func() { e.plan, e.rules = h.d.plan, h.d.ruleset }); err != nil {
 		return api.Explanation{}, err
@@ -45,7 +56,7 @@ func (h *handler) Explain(ctx context.Context, r api.ExplainRequest) (api.Explan
 		return api.Explanation{}, err
 	}
 	defer table.Close()
-	e.has = table.Has
+	e.has, e.check = table.Has, table.Check
 	return e.explain(r)
 }
 
@@ -59,6 +70,7 @@ type explainer struct {
 	lookup func(routes.Query) (routes.Answer, error)
 	source func(to netip.Addr) (netip.Addr, error) // asks the kernel as whom the router would send; nil: as nobody
 	has    func(nat.Dynamic, string) (bool, error) // asks the kernel; nil: nothing is in dynamic sets
+	check  func(*nat.Walk) (string, error)         // asks the kernel how its rules differ from the compiled ones; nil: in nothing
 
 	request api.ExplainRequest
 	out     api.Explanation
@@ -109,7 +121,26 @@ func (e *explainer) follow(r api.ExplainRequest) error {
 		err = e.received()
 	}
 	if err == nil && e.walk != nil {
-		err = e.walk.Err()
+		if err = e.walk.Err(); err == nil {
+			err = e.same()
+		}
+	}
+	return err
+}
+
+// same tells whether the kernel holds the rules by which the packet was followed,
+// and their sets say the same of it.
+func (e *explainer) same() error {
+	if e.check == nil {
+		return nil
+	}
+	text, err := e.check(e.walk)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		e.say("This kernel does not tell all that is in its sets: they may differ from the compiled rules.")
+		return nil
+	}
+	if text != "" {
+		e.differs("The configuration wants other rules than the kernel has: %s. Somebody else changed them, or the agent has not mended them yet.", text)
 	}
 	return err
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"multiroute/agent/api"
 	"multiroute/nat"
 	"multiroute/routes"
@@ -325,6 +327,25 @@ func TestExplainDiffers(t *testing.T) {
 			return obedient(e)(q)
 		}
 	})
+	differs("another set", "The configuration wants other rules than the kernel has: set rules-1 has nothing for 192.168.0.20, wanted is goto only-b. Somebody else changed them, or the agent has not mended them yet.", func(e *explainer) {
+		e.check = func(w *nat.Walk) (string, error) {
+			if !slices.ContainsFunc(w.Lookups(), func(a nat.Asked) bool { return a.Chain == "bind" }) {
+				return "", nil // it did not leave
+			}
+			return "set rules-1 has nothing for 192.168.0.20, wanted is goto only-b", nil
+		}
+	})
+	e := newExplainer(t)
+	e.check = func(*nat.Walk) (string, error) { return "", fmt.Errorf("set rules-1: %w", unix.EOPNOTSUPP) }
+	const untold = "This kernel does not tell all that is in its sets: they may differ from the compiled rules."
+	if got, err := e.explain(r); err != nil || !got.Agrees || !slices.Contains(got.Why, untold) {
+		t.Errorf("a kernel that does not tell: %s, %v: %q", summary(got), err, got.Why)
+	}
+	e = newExplainer(t)
+	e.check = func(*nat.Walk) (string, error) { return "", errors.New("no answer") }
+	if _, err := e.explain(r); err == nil {
+		t.Error("no answer is taken for one")
+	}
 	differs("other compiled rules", "The compiled rules gave it another mark", func(e *explainer) {
 		other := e.plan.NAT
 		other.Rules = slices.Clone(other.Rules)

@@ -246,6 +246,78 @@ func TestExplainInbound(t *testing.T) {
 	})
 }
 
+// TestExplainTampered: it is said when somebody has taken rules away by which a
+// packet would go.
+func TestExplainTampered(t *testing.T) {
+	needPrograms(t, "nft")
+	ctx := deadline(t, time.Minute)
+	h := newRuleHouse(t, lab.NewRouter, lab.Options{Uplinks: 2})
+	h.start(ctx, h.text(h.first()))
+	ask := func() api.Explanation {
+		e, err := api.Dial(h.Socket()).Explain(ctx, api.ExplainRequest{From: netip.MustParseAddr("192.168.0.10"), To: lab.InternetAddress, Protocol: unix.IPPROTO_TCP, ToPort: 80})
+		must(t, err)
+		return e
+	}
+	const want = "The configuration wants other rules than the kernel has: chain bind has no rules. Somebody else changed them, or the agent has not mended them yet."
+	h.until(20*time.Second, "explain has seen a chain without rules", func() bool { // before the agent mends it
+		out, errOut, code, err := h.Exec("nft", "flush chain inet multiroute bind")
+		if err != nil || code != 0 {
+			t.Fatalf("nft: exit %d, %v: %s%s", code, err, out, errOut)
+		}
+		e := ask()
+		return !e.Agrees && slices.Contains(e.Why, want)
+	})
+	h.until(20*time.Second, "the agent has mended it", func() bool { return ask().Agrees })
+}
+
+// TestExplainWhileWriting: what the agent itself changes meanwhile is no
+// difference.
+func TestExplainWhileWriting(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	h := newRuleHouse(t, lab.NewRouter, lab.Options{Uplinks: 2})
+	configs := []string{h.text(h.first()), h.text(h.first(), fmt.Sprintf(`
+[[rule]]
+name = "web"
+ports = [80, 443, 8080]
+uplink = %[1]q
+[[rule]]
+name = "mail"
+ports = [25, 465, 587]
+uplink = %[2]q
+[[port_forward]]
+name = "server"
+protocol = "tcp"
+port = 8000
+to = "192.168.0.10:80"
+`, h.name(1), h.name(0)))}
+	h.start(ctx, configs[0])
+	done, asked := make(chan struct{}), 0
+	go func() {
+		defer close(done)
+		for i := range 30 {
+			if err := h.Reconfigure(ctx, configs[(i+1)%2]); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for writing := true; writing; asked++ {
+		select {
+		case <-done:
+			writing = false
+		default:
+		}
+		for _, r := range []api.ExplainRequest{{From: netip.MustParseAddr("192.168.0.10"), To: lab.InternetAddress, Protocol: unix.IPPROTO_TCP, ToPort: 80},
+			{From: lab.InternetAddress, To: h.Uplinks[1].Address.Addr(), Protocol: unix.IPPROTO_TCP, ToPort: 8000}} {
+			e, err := api.Dial(h.Socket()).Explain(ctx, r)
+			must(t, err)
+			if !e.Agrees {
+				t.Errorf("%s to %s: %q", r.From, r.To, e.Why)
+			}
+		}
+	}
+	t.Logf("asked %d times", asked)
+}
+
 // foreignRule leads everything to a table.
 func foreignRule(priority, table int) *netlink.Rule {
 	r := netlink.NewRule()
