@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
+	"multiroute/agent/alarm"
 	"multiroute/agent/api"
 	"multiroute/agent/balance"
 	"multiroute/agent/config"
@@ -269,7 +270,12 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer counters.Close()
-	monitor, err := d.watch(at.memory(), counters)
+	beats, err := alarm.Open()
+	if err != nil {
+		return err
+	}
+	defer beats.Close()
+	monitor, err := d.watch(at.memory(), beats, counters)
 	if err != nil {
 		return err
 	}

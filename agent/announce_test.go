@@ -19,7 +19,7 @@ func TestHooksAreToldByTheNext(t *testing.T) {
 		t.Helper()
 		r := newRig(t, twoUplinks+"[hooks]\non_change = [\"/bin/true\"]\n")
 		r.carrier("eth1", !down)
-		if _, err := r.watch(file, nil); err != nil {
+		if _, err := r.watch(file, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		r.monitor = nobody{}

@@ -142,13 +142,14 @@ func (nobody) Warnings() []string                      { return nil }
 func (nobody) Memories() map[health.Leg]health.Memory  { return nil }
 
 // watch prepares the probes, with what a predecessor left at path.
-func (d *daemon) watch(path string, counters *routes.Counters) (*health.Monitor, error) {
+func (d *daemon) watch(path string, alarm health.Alarm, counters *routes.Counters) (*health.Monitor, error) {
 	kept, err := recall(path)
 	if err != nil {
 		return nil, err
 	}
 	monitor := health.NewMonitor(health.Options{
 		Open:     probe.Opener(probe.Options{Log: d.Log, Random: rand.Reader}),
+		Alarm:    alarm,
 		Counters: counters.Read,
 		Changed:  d.changed,
 		Log:      d.Log,

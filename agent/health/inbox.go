@@ -1,6 +1,10 @@
 package health
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
 
 // inboxSize is far more results than can be believed between two steps.
 const inboxSize = 1 << 14
@@ -16,7 +20,8 @@ type letter struct {
 type inbox struct {
 	mu      sync.Mutex
 	letters []letter
-	wake    chan struct{} // holds one
+	alarm   Alarm
+	poked   atomic.Bool // Run is to look at once
 }
 
 func (b *inbox) put(l letter) {
@@ -38,18 +43,20 @@ func (b *inbox) take(to []letter) []letter {
 	return to
 }
 
-// calm takes back that Run is to be woken. It looks into the inbox after that.
-func (b *inbox) calm() {
-	select {
-	case <-b.wake:
-	default:
-	}
-}
+// calm takes back that Run is to look at once. It looks into the inbox after that.
+func (b *inbox) calm() { b.poked.Store(false) }
 
 // poke wakes Run.
 func (b *inbox) poke() {
-	select {
-	case b.wake <- struct{}{}:
-	default:
+	if !b.poked.Swap(true) {
+		b.alarm.Set(0)
+	}
+}
+
+// rest has Run woken after d, or by whoever pokes.
+func (b *inbox) rest(d time.Duration) {
+	b.alarm.Set(d)
+	if b.poked.Load() { // since calm: it may have been set before that
+		b.alarm.Set(0)
 	}
 }

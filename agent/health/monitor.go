@@ -61,7 +61,7 @@ func NewMonitor(o Options) *Monitor {
 	for l, k := range o.Memory {
 		m.memory[l] = kept{k, now}
 	}
-	m.inbox.wake = make(chan struct{}, 1)
+	m.inbox.alarm = o.Alarm
 	return m
 }
 

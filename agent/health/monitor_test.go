@@ -137,9 +137,20 @@ func newFakeNet(t *testing.T) *fakeNet {
 	return &fakeNet{t: t, dead: map[string]bool{}, probers: map[Leg]*fakeProber{}, wakings: map[time.Time]bool{}}
 }
 
+// fakeAlarm is one by the bubble's clock.
+type fakeAlarm struct{ *time.Timer }
+
+func (a fakeAlarm) Set(d time.Duration) { a.Reset(d) }
+
+func (a fakeAlarm) Wait() error {
+	<-a.C
+	return nil
+}
+
 // running starts a Monitor; stop ends it and returns when it has ended.
 func running(t *testing.T, o Options) (m *Monitor, stop func()) {
 	t.Helper()
+	o.Alarm = fakeAlarm{time.NewTimer(time.Hour)}
 	m = NewMonitor(o)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -379,9 +390,9 @@ func TestMonitorCountersAtRest(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		reads.Store(0)
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(350 * time.Millisecond) // not just until a stroke
 		if r := reads.Load(); r < 3 || r > 4 {
-			t.Errorf("counters read %d times in 300 ms of suspicion", r)
+			t.Errorf("counters read %d times in 350 ms of suspicion", r)
 		}
 	})
 }

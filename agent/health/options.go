@@ -2,6 +2,7 @@ package health
 
 import (
 	"log/slog"
+	"time"
 
 	"multiroute/agent/config"
 	"multiroute/routes"
@@ -26,9 +27,17 @@ type Watched struct {
 // at 0.
 type Counter struct{ In, Out, InBytes, OutBytes uint64 }
 
+// Alarm wakes Run. Set has it go off after a time, and not when it was set to
+// before; Wait waits for that.
+type Alarm interface {
+	Set(time.Duration)
+	Wait() error
+}
+
 // Options is what a Monitor needs.
 type Options struct {
-	Open Open // needed
+	Open  Open  // needed
+	Alarm Alarm // needed; Run's alone
 	// Counters returns the packets by interface index, in a map that the next
 	// call may use again; nil: the traffic of others is not looked at. It is called
 	// from one goroutine, at most ten times a second, and should not take longer

@@ -29,16 +29,16 @@ type outgoing struct {
 
 // Run probes until ctx is done, and returns nil then. It is called once.
 func (m *Monitor) Run(ctx context.Context) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	defer context.AfterFunc(ctx, m.inbox.poke)()
 	defer m.shut()
+	m.inbox.poke()
 	var w work
 	for {
-		select {
-		case <-ctx.Done():
+		if err := m.options.Alarm.Wait(); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
 			return nil
-		case <-timer.C:
-		case <-m.inbox.wake:
 		}
 		m.openAll(ctx)
 		counters := m.count()
@@ -50,18 +50,8 @@ func (m *Monitor) Run(ctx context.Context) error {
 		if w.changed {
 			m.options.Changed()
 		}
-		timer.Reset(onTick(time.Until(due)))
+		m.inbox.rest(time.Until(due))
 	}
-}
-
-// onTick makes a wait a little more than whole milliseconds. Go's poller waits
-// whole ones (netpoll, runtime/netpoll_epoll.go): of a wait of 9.4 ms it would wake
-// after 9, to wait for another one.
-func onTick(wait time.Duration) time.Duration {
-	if wait <= 0 {
-		return 0
-	}
-	return (wait + time.Millisecond - 1).Truncate(time.Millisecond) + 50*time.Microsecond
 }
 
 // step takes in what arrived and then judges what is due. It returns when the
