@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -70,11 +71,12 @@ type (
 
 // Intervals of the loop.
 const (
-	// resync is how often the kernel is read without a reason.
-	resync = 10 * time.Second
+	// resync is how often the kernel is read without a reason: it tells of what
+	// changes.
+	resync = 30 * time.Second
 	// glance is how often it is looked for what nobody tells of, such as the hour.
 	glance = time.Second
-	// reread is how often the sysctls are read: their changes send no messages.
+	// reread is how often the sysctls are read: of these it does not tell.
 	reread = 3 * time.Second
 	// patience is how long the loop waits before it undoes what another program
 	// did to rules: that program may be in the middle of something.
@@ -544,10 +546,18 @@ func (d *daemon) hourStrikes(now time.Time) bool {
 	return !d.rulesChange.IsZero() && !now.Before(d.rulesChange)
 }
 
-// sysctlsChanged reports whether somebody changed a sysctl of ours.
+// sysctlsChanged reports whether somebody changed a sysctl of ours, or the ports
+// of the router's own programs.
 func (d *daemon) sysctlsChanged() bool {
+	before := d.ports
+	if ports, err := d.readPorts(); err == nil && !reflect.DeepEqual(ports, before) {
+		return true
+	}
+	if !d.cfg.Router.ManageSysctls {
+		return false
+	}
 	wrong, err := d.sysctl.Check(d.plan.Sysctls)
-	return err == nil && len(wrong) > 0 && d.cfg.Router.ManageSysctls
+	return err == nil && len(wrong) > 0
 }
 
 // report logs a failed pass once, and doubles the wait before the next.

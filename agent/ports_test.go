@@ -68,6 +68,21 @@ func TestReservedPorts(t *testing.T) {
 	}
 }
 
+// Nobody tells the loop of them.
+func TestLoopReservedPorts(t *testing.T) {
+	t.Parallel()
+	running(t, func(t *testing.T, r *rig) {
+		for list, ports := range map[string]string{"40000": "{ 40000, 51820 }", "40000,51821": "{ 40000, 51820-51821 }"} {
+			r.reserve(list)
+			r.after(reread + gap)
+			r.holds()
+			if !strings.Contains(r.ruleset.String(), "th sport "+ports+" meta l4proto") {
+				t.Errorf("%s are not protected:\n%s", ports, r.ruleset)
+			}
+		}
+	})
+}
+
 // What cannot be read is said once, changes nothing, and holds nothing up.
 func TestReservedPortsUnread(t *testing.T) {
 	t.Parallel()

@@ -53,10 +53,13 @@ func (b *inbox) poke() {
 	}
 }
 
-// rest has Run woken after d, or by whoever pokes.
-func (b *inbox) rest(d time.Duration) {
+// sleep waits for d, or until somebody pokes.
+func (b *inbox) sleep(d time.Duration) error {
 	b.alarm.Set(d)
 	if b.poked.Load() { // since calm: it may have been set before that
 		b.alarm.Set(0)
 	}
+	err := b.alarm.Wait()
+	b.poked.Store(true) // nobody needs to wake who is awake
+	return err
 }

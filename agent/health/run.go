@@ -31,10 +31,9 @@ type outgoing struct {
 func (m *Monitor) Run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, m.inbox.poke)()
 	defer m.shut()
-	m.inbox.poke()
 	var w work
-	for {
-		if err := m.options.Alarm.Wait(); err != nil {
+	for due := time.Now(); ; {
+		if err := m.inbox.sleep(time.Until(due)); err != nil {
 			return err
 		}
 		if ctx.Err() != nil {
@@ -43,14 +42,13 @@ func (m *Monitor) Run(ctx context.Context) error {
 		m.openAll(ctx)
 		counters := m.count()
 		m.collect(&w)
-		due := m.step(&w, counters)
+		due = m.step(&w, counters)
 		for _, o := range w.out {
 			o.Send(o.target, o.token, o.timeout)
 		}
 		if w.changed {
 			m.options.Changed()
 		}
-		m.inbox.rest(time.Until(due))
 	}
 }
 
