@@ -110,13 +110,13 @@ func method(b config.Balance) balance.Method {
 	return balance.Capacity
 }
 
-// member is what is known of an uplink. Its round trip is that of the first
-// family in which probes are answered.
+// member is what is known of an uplink. Its round trip is the usual one of the
+// first family in which probes are answered: a single late answer says nothing.
 func member(p config.Policy, u *config.Uplink, verdicts map[health.Leg]health.Verdict) balance.Member {
 	m := balance.Member{Uplink: u.Name, Weight: p.Weight(u), Down: u.Bandwidth.Down, Up: u.Bandwidth.Up}
 	for _, f := range families {
-		if v := verdicts[health.Leg{Uplink: u.Name, Family: f}]; v.State != health.Down && v.RTT > 0 {
-			m.RTT, m.Jitter = v.RTT, v.Jitter
+		if v := verdicts[health.Leg{Uplink: u.Name, Family: f}]; v.State != health.Down && v.Usual.RTT > 0 {
+			m.RTT, m.Jitter = v.Usual.RTT, v.Usual.Jitter
 			break
 		}
 	}

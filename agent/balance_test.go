@@ -185,8 +185,8 @@ weights = { a = 3 }`, 1))
 		t.Errorf("without answers %v", w)
 	}
 	rtt := func(a, b time.Duration) {
-		p.verdicts[health.Leg{Uplink: "a", Family: routes.IPv4}] = health.Verdict{RTT: a}
-		p.verdicts[health.Leg{Uplink: "b", Family: routes.IPv4}] = health.Verdict{RTT: b}
+		p.verdicts[health.Leg{Uplink: "a", Family: routes.IPv4}] = health.Verdict{RTT: time.Second, Usual: health.Trip{RTT: a}}
+		p.verdicts[health.Leg{Uplink: "b", Family: routes.IPv4}] = health.Verdict{RTT: time.Millisecond, Usual: health.Trip{RTT: b}}
 	}
 	rtt(10*time.Millisecond, 10*time.Millisecond)
 	second()

@@ -217,7 +217,7 @@ func TestGroups(t *testing.T) {
 	}
 }
 
-// probes is an uplink's smoothed round trip and jitter, as package health makes
+// probes is an uplink's usual round trip and jitter, as package health makes
 // them of single ones.
 type probes struct{ rtt, jitter float64 }
 
@@ -250,6 +250,9 @@ var noise = map[string]func(r *rand.Rand, d time.Duration) time.Duration{
 	},
 	"exponential": func(r *rand.Rand, d time.Duration) time.Duration {
 		return time.Duration(float64(d) * (0.7 + 0.3*r.ExpFloat64()))
+	},
+	"jitter": func(r *rand.Rand, d time.Duration) time.Duration {
+		return d + time.Duration((r.Float64()+r.Float64())*float64(20*time.Millisecond))
 	},
 	"spikes": func(r *rand.Rand, d time.Duration) time.Duration {
 		if r.Float64() < 0.02 {
@@ -295,13 +298,45 @@ func TestLatencyFollows(t *testing.T) {
 	}
 }
 
+// TestLatencyFollowsSoon: also where noise has moved shares a while ago, a
+// quick uplink that becomes slow has less than 20 % within 10 seconds.
+func TestLatencyFollowsSoon(t *testing.T) {
+	t.Parallel()
+	for name, noisy := range noise {
+		for _, uplinks := range []int{2, 3, 4} {
+			t.Run(fmt.Sprint(name, uplinks), func(t *testing.T) {
+				t.Parallel()
+				for _, before := range []int{5, 20, 90} {
+					for seed := range uint64(30) {
+						random := rand.New(rand.NewPCG(seed, 5))
+						members := make([]Member, uplinks)
+						for i := range members {
+							members[i].Uplink = string(rune('a' + i))
+						}
+						w, p := newWorld(Latency, members...), make([]probes, uplinks)
+						w.quick(before, p, func(int) time.Duration { return noisy(random, 10*time.Millisecond) })
+						for second := range 20 {
+							w.quick(1, p, func(i int) time.Duration {
+								return noisy(random, []time.Duration{400 * time.Millisecond, 10 * time.Millisecond}[min(i, 1)])
+							})
+							if s := w.share("a"); s > 0.2 && second >= 9 {
+								t.Errorf("seed %d, after %d seconds: %.2f in second %d", seed, before, s, second+1)
+							}
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
 // TestLatencyIsCalm: noise does not make the shares swing.
 func TestLatencyIsCalm(t *testing.T) {
 	t.Parallel()
 	const minutes = 20
 	for name, noisy := range noise {
 		for _, rtts := range [][]time.Duration{{10 * time.Millisecond, 10 * time.Millisecond}, {20 * time.Millisecond, 40 * time.Millisecond},
-			{30 * time.Millisecond, 35 * time.Millisecond, 45 * time.Millisecond}} {
+			{30 * time.Millisecond, 35 * time.Millisecond, 45 * time.Millisecond}, {10 * time.Millisecond, 10 * time.Millisecond, 10 * time.Millisecond}} {
 			t.Run(fmt.Sprint(name, rtts), func(t *testing.T) {
 				t.Parallel()
 				turns, writes, worst := 0, 0, 0

@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"maps"
 	"math"
 	"time"
 )
@@ -15,27 +16,41 @@ type calm struct {
 	stop float64
 	// In a second no share moves by more.
 	step float64
-	// What moved within the last minute goes back only if it is off by so much.
-	back float64
+	// For so long a share that moved does not go back, unless one is off by so much,
+	// or by the factor much: then something has happened.
+	memory time.Duration
+	back   float64
 }
+
+// much is a factor that noise does not make.
+const much = 3
 
 // calmness of each method. What is free may change in no time, and small lines
 // matter there; how quick a line is should not change at all.
 var calmness = [...]calm{
 	Capacity: {start: 0.01, part: 0.2, stop: 0.005, step: 0.25},
-	Latency:  {start: 0.1, stop: 0.02, step: 0.15, back: 0.4},
+	Latency:  {start: 0.1, stop: 0.02, step: 0.15, memory: time.Minute, back: 0.4},
 }
 
-// memory is how long a move is remembered.
-const memory = time.Minute
+// event reports whether a share is so far from its target that something has
+// happened, and nothing is to be calm about.
+func (c calm) event(share, target float64) bool {
+	off := math.Abs(target - share)
+	return c.back > 0 && (off >= c.back || off >= c.start && max(share, target) >= much*min(share, target))
+}
 
 // mover is the shares of a group, on their way.
 type mover struct {
 	share   map[string]float64
 	at      time.Time // of the last step
 	moving  bool
-	heading map[string]float64 // of the newest move
-	moved   time.Time          // when that last went on; zero: never
+	heading map[string]heading // of those that moved lately, or in this move
+}
+
+// heading is where a share went last: up if way is positive, and when.
+type heading struct {
+	way float64
+	at  time.Time
 }
 
 // among reports whether the shares are those of the same members.
@@ -55,20 +70,23 @@ func (m *mover) step(now time.Time, target map[string]float64, c calm) {
 		dt = time.Second
 	}
 	m.at = now
-	way, most, off, back := map[string]float64{}, 0.0, false, false
+	maps.DeleteFunc(m.heading, func(_ string, h heading) bool { return !m.moving && now.Sub(h.at) >= c.memory })
+	way := m.way(target)
 	for name, t := range target {
-		s := m.share[name]
-		way[name] = t - s
-		most = max(most, math.Abs(t-s))
-		off = off || math.Abs(t-s) >= max(c.start, c.part*max(t, s))
-		back = back || math.Abs(t-s) > c.stop/2 && way[name]*m.heading[name] < 0
+		if _, free := way[name]; c.event(m.share[name], t) && (!free || !m.moving) {
+			m.heading = nil
+			way = m.way(target)
+			break
+		}
 	}
-	switch {
-	case m.moving:
-		m.moving = most > c.stop && !back
-	case back && c.back > 0 && now.Sub(m.moved) < memory:
-		m.moving = most >= c.back
-	default:
+	most, off := 0.0, false
+	for name, w := range way {
+		most = max(most, math.Abs(w))
+		off = off || math.Abs(w) >= max(c.start, c.part*(m.share[name]+max(w, 0)))
+	}
+	if m.moving {
+		m.moving = most > c.stop
+	} else {
 		m.moving = off
 	}
 	if !m.moving || dt <= 0 {
@@ -76,10 +94,38 @@ func (m *mover) step(now time.Time, target map[string]float64, c calm) {
 	}
 	length := min(1, c.step*min(dt.Seconds(), 2)/most)
 	share := make(map[string]float64, len(way))
-	for name, w := range way {
-		share[name] = m.share[name] + length*w
+	for name, s := range m.share {
+		share[name] = s + length*way[name]
+		if math.Abs(way[name]) > c.stop/4 { // less is no move
+			if m.heading == nil {
+				m.heading = map[string]heading{}
+			}
+			m.heading[name] = heading{way[name], now}
+		}
 	}
-	m.share, m.heading, m.moved = share, way, now
+	m.share = share
+}
+
+// way is how far each share has to go. One that would go back stays, and the
+// others share what it leaves.
+func (m *mover) way(target map[string]float64) map[string]float64 {
+	way := maps.Clone(target) // of those that may go
+	for held := true; held; {
+		held = false
+		left, wanted := 0.0, 0.0
+		for name := range way {
+			left += m.share[name]
+			wanted += target[name]
+		}
+		for name := range way {
+			way[name] = target[name]*left/wanted - m.share[name]
+			if way[name]*m.heading[name].way < 0 {
+				delete(way, name)
+				held = true
+			}
+		}
+	}
+	return way
 }
 
 // weights are the shares as the kernel takes them: the largest is 256, and

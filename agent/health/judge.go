@@ -503,7 +503,7 @@ func (j *judge) why() string {
 
 // verdict says what is known.
 func (j *judge) verdict(now time.Time) Verdict {
-	v := Verdict{State: j.state, Reason: j.why(), Since: j.since, RTT: j.quality.rtt, Jitter: j.quality.jitter, Loss: j.targets.sum(j.second(now)).loss(),
+	v := Verdict{State: j.state, Reason: j.why(), Since: j.since, RTT: j.quality.rtt, Jitter: j.quality.jitter, Usual: j.quality.usual, Loss: j.targets.sum(j.second(now)).loss(),
 		Suspect: j.suspicion.on, Probes: j.flight.sent, Answers: j.flight.answers, Ignored: j.ignored}
 	switch {
 	case j.suspicion.on:

@@ -18,6 +18,7 @@ const (
 // quality is how good a leg is that answers.
 type quality struct {
 	rtt, jitter time.Duration // smoothed; 0: unknown
+	usual       Trip          // as those, but no answer counts for more than another
 	ill         time.Time     // since when a leg that is up should be degraded; zero: it should not
 	calm        time.Time     // since when a degraded leg is well; zero: it is not
 }
@@ -92,7 +93,8 @@ func (q *quality) learn(rtt time.Duration, slow bool) {
 	diff := max(rtt-q.rtt, q.rtt-rtt)
 	switch {
 	case q.rtt == 0:
-		q.rtt, q.jitter = rtt, 0
+		q.rtt, q.jitter, q.usual = rtt, 0, Trip{RTT: rtt}
+		return
 	case slow && rtt > q.rtt:
 		q.jitter += (diff - q.jitter) / 8
 		q.rtt = rtt
@@ -100,10 +102,12 @@ func (q *quality) learn(rtt time.Duration, slow bool) {
 		q.jitter += (diff - q.jitter) / 8
 		q.rtt = max(q.rtt+(rtt-q.rtt)/8, 1)
 	}
+	q.usual.Jitter += (max(rtt-q.usual.RTT, q.usual.RTT-rtt) - q.usual.Jitter) / 8
+	q.usual.RTT = max(q.usual.RTT+(rtt-q.usual.RTT)/8, 1)
 }
 
 // forget drops the round trip: it is learned anew.
-func (q *quality) forget() { q.rtt, q.jitter = 0, 0 }
+func (q *quality) forget() { q.rtt, q.jitter, q.usual = 0, 0, Trip{} }
 
 // forget drops the loss.
 func (t *targets) forget() {

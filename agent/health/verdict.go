@@ -69,6 +69,9 @@ func (s *State) UnmarshalText(b []byte) error {
 	return fmt.Errorf("%q is no state of an uplink: it should be up, degraded or down", b)
 }
 
+// Trip is a round trip and its jitter, smoothed; 0: unknown.
+type Trip struct{ RTT, Jitter time.Duration }
+
 // Verdict is what is known of a leg. It is a value.
 type Verdict struct {
 	State  State
@@ -76,6 +79,7 @@ type Verdict struct {
 	Since  time.Time     // of the state
 	RTT    time.Duration // smoothed; 0: unknown
 	Jitter time.Duration // smoothed; 0: unknown
+	Usual  Trip          // as these, which one late answer may raise at once
 	Loss   float64       // percent over the last 10 seconds
 	// Suspect is true while nothing answers and it is not decided yet.
 	Suspect bool
