@@ -6,7 +6,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -249,26 +252,30 @@ func (h *house) uploadOn(ctx context.Context, u *lab.Uplink, rate int) (stop fun
 	return nil
 }
 
+// latencyHouse has an uplink for each delay, with IPv4 only, and an agent that
+// balances by latency and has measured all of them.
+func latencyHouse(ctx context.Context, t *testing.T, delays ...time.Duration) *house {
+	t.Helper()
+	wires := map[int]lab.WireKind{}
+	for i := range delays {
+		wires[i+1] = lab.Line
+	}
+	h := newHouse(t, lab.NewRouter, lab.Options{Uplinks: len(delays), NoIPv6: true, Wires: wires})
+	for i, d := range delays {
+		h.Uplinks[i].Wire().Delay(d)
+	}
+	h.start(ctx, rig.Probing(h.Topology, nil, "[policy.default]\nbalance = \"latency\"\n"))
+	h.waits(ctx, "all are measured", func(s api.Status) bool {
+		return !slices.ContainsFunc(s.Uplinks, func(u api.UplinkStatus) bool { return u.RTT == nil })
+	})
+	return h
+}
+
 // TestBalanceLatency: when one of two equally quick uplinks becomes slow, the
 // other gets 80 % of new connections within 10 seconds, and open ones stay.
 func TestBalanceLatency(t *testing.T) {
 	ctx := deadline(t, time.Minute)
-	h := newHouse(t, lab.NewRouter, lab.Options{NoIPv6: true, Wires: map[int]lab.WireKind{1: lab.Line, 2: lab.Line}})
-	for _, u := range h.Uplinks {
-		u.Wire().Delay(5 * time.Millisecond)
-	}
-	h.start(ctx, rig.Probing(h.Topology, nil, "[policy.default]\nbalance = \"latency\"\n"))
-	measured := func(s api.Status) bool {
-		for _, u := range s.Uplinks {
-			if u.RTT == nil {
-				return false
-			}
-		}
-		return true
-	}
-	if _, err := h.Wait(ctx, measured); err != nil {
-		t.Fatal(err)
-	}
+	h := latencyHouse(ctx, t, 5*time.Millisecond, 5*time.Millisecond)
 	slow, quick := h.Uplinks[0], h.Uplinks[1]
 	stays := h.flowOn(ctx, slow, false)
 	h.awaitWeights(ctx, "equally quick", func(w map[string]int) bool {
@@ -286,4 +293,146 @@ func TestBalanceLatency(t *testing.T) {
 		t.Errorf("%d of 800 new connections on the quick uplink: %s", n, r)
 	}
 	h.whole("slow uplink", stays)
+}
+
+// TestBalanceLatencyNoise: packets are lost, and delays vary by more than the
+// uplinks differ, or by less. No share turns round more than once a minute, and
+// when one uplink becomes slow, the others get 80 % of new connections within
+// 10 seconds, and its share does not swing back. Open connections stay.
+func TestBalanceLatencyNoise(t *testing.T) {
+	for name, delays := range map[string][]time.Duration{
+		"overlapping": {15 * time.Millisecond, 18 * time.Millisecond, 21 * time.Millisecond},
+		"apart":       {10 * time.Millisecond, 40 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // mostly waiting
+			ctx := deadline(t, 3*time.Minute)
+			h := latencyHouse(ctx, t, delays...)
+			passes(ctx, 3*time.Second) // the first answers are few
+			var flows []flow
+			for _, u := range h.Uplinks {
+				flows = append(flows, h.flowOn(ctx, u, false))
+			}
+			streams, err := lab.StartStreams(ctx, h.Client(), 30, lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)), lab.StreamOptions{})
+			must(t, err)
+			x := h.history(ctx)
+			for _, u := range h.Uplinks {
+				u.Wire().Jitter(20 * time.Millisecond)
+				u.Wire().Loss(0.01)
+			}
+			quiet := h.shares(ctx, 65*time.Second)
+			t.Logf("noise: %v", quiet)
+			if n := quiet.turns(time.Minute); n > 1 {
+				t.Errorf("noise: a share turned round %d times in a minute", n)
+			}
+
+			slow := h.Uplinks[0]
+			slow.Wire().Delay(200 * time.Millisecond)
+			first := h.shares(ctx, 8*time.Second) // and two for the connections
+			r := lab.Spread(ctx, h.Client(), 400, lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)))
+			t.Logf("one is slow: %v; new connections: %s", first, r)
+			if n := r.Sources[slow.Address.Addr()]; n+r.Errors > 80 { // three lost packets make an error
+				t.Errorf("%d of 400 new connections on the slow uplink: %s", n, r)
+			}
+			rest := h.shares(ctx, 10*time.Second)
+			t.Logf("the rest: %v", rest)
+			after := slices.Concat(first, rest)
+			if n := after.turnsOf(slow.Name, time.Minute); n > 0 {
+				t.Errorf("one is slow: its share turned round %d times", n)
+			}
+			if n := after.turns(time.Minute); n > 1 {
+				t.Errorf("one is slow: a share turned round %d times", n)
+			}
+
+			if changes := x.stop(); len(changes) > 0 {
+				t.Errorf("transitions: %v", changes)
+			}
+			report := streams.Stop()
+			t.Logf("open connections: %s", report)
+			if report.Broken > 0 {
+				t.Errorf("%d of %d open connections broke: %v", report.Broken, report.Opened, report.Samples)
+			}
+			for _, f := range flows {
+				f.Stop()
+				if from := h.Server.Flow(f.Flow).Addresses(); len(from) != 1 {
+					t.Errorf("the flow on %s came from %v", f.on.Name, from)
+				}
+			}
+		})
+	}
+}
+
+// shares are what was seen of the default policy's: each time that some were
+// others than before.
+type shares []shareSeen
+
+type shareSeen struct {
+	at time.Time
+	of map[string]float64
+}
+
+// shares looks at the shares for so long, several times a second.
+func (h *house) shares(ctx context.Context, d time.Duration) (seen shares) {
+	h.t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); passes(ctx, 100*time.Millisecond) {
+		s, err := h.Status(ctx)
+		must(h.t, err)
+		now, sum := shareSeen{time.Now(), map[string]float64{}}, 0
+		for _, w := range weights(s) {
+			sum += w
+		}
+		for name, w := range weights(s) {
+			now.of[name] = float64(w) / float64(sum)
+		}
+		if len(seen) == 0 || !maps.Equal(now.of, seen[len(seen)-1].of) {
+			seen = append(seen, now)
+		}
+	}
+	return seen
+}
+
+// turns is how often some uplink's share turned round within d, at most.
+func (all shares) turns(d time.Duration) (worst int) {
+	for name := range all[0].of {
+		worst = max(worst, all.turnsOf(name, d))
+	}
+	return worst
+}
+
+// turnsOf is turns of one uplink. Half a percent is no move, unless more of the
+// same follows.
+func (all shares) turnsOf(uplink string, d time.Duration) (worst int) {
+	last, way := all[0].of[uplink], 0.0
+	var at []time.Time
+	for _, s := range all {
+		moved := s.of[uplink] - last
+		if math.Abs(moved) <= 0.005 {
+			continue
+		}
+		if moved*way < 0 {
+			at = append(at, s.at)
+		}
+		last, way = s.of[uplink], moved
+	}
+	for i := range at {
+		n := 0
+		for n < len(at)-i && at[i+n].Sub(at[i]) < d {
+			n++
+		}
+		worst = max(worst, n)
+	}
+	return worst
+}
+
+// String says how often shares were written, and between what they were.
+func (all shares) String() string {
+	var ranges []string
+	for _, name := range slices.Sorted(maps.Keys(all[0].of)) {
+		low, high := 1.0, 0.0
+		for _, s := range all {
+			low, high = min(low, s.of[name]), max(high, s.of[name])
+		}
+		ranges = append(ranges, fmt.Sprintf("%s %.3f to %.3f", name, low, high))
+	}
+	return fmt.Sprintf("%d writes, at most %d turns a minute, %s", len(all)-1, all.turns(time.Minute), strings.Join(ranges, ", "))
 }
