@@ -44,6 +44,8 @@ type UDPStream struct {
 	mu       sync.Mutex
 	sent     []time.Time // by sequence number
 	answered []bool
+	missing  int // requests that are not answered
+	ended    bool
 	sources  map[netip.AddrPort]int
 	last     map[netip.Addr]time.Time
 }
@@ -57,8 +59,8 @@ func StartUDP(ctx context.Context, ns *NS, s Socket, to netip.AddrPort, interval
 	ctx, cancel := context.WithCancel(ctx)
 	u := &UDPStream{cancel: cancel, conn: conn, interval: orMillisecond(interval), sources: map[netip.AddrPort]int{}, last: map[netip.Addr]time.Time{}}
 	u.wait.Go(func() {
-		defer func() { _ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)) }() // for the last answers
 		pace(ctx, u.interval, u.send)
+		u.end()
 	})
 	u.wait.Go(u.receive)
 	return u, nil
@@ -70,21 +72,48 @@ func (u *UDPStream) send() {
 	now := time.Now()
 	st := stamp{sequence: uint64(len(u.sent)), sent: now.UnixNano()}
 	u.sent, u.answered = append(u.sent, now), append(u.answered, false)
+	u.missing++
 	u.mu.Unlock()
 	var packet [stampSize]byte
 	st.put(packet[:])
 	writeAnyway(u.conn, packet[:])
 }
 
-// receive counts the answers.
+// end lets receive wait for the last answers only.
+func (u *UDPStream) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ended = true
+	patience := 200 * time.Millisecond
+	if u.missing == 0 {
+		patience = 0
+	}
+	_ = u.conn.SetReadDeadline(time.Now().Add(patience))
+}
+
+// complete says whether nothing is to come any more.
+func (u *UDPStream) complete() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.ended && u.missing == 0
+}
+
+// receive counts the answers. It gives up on the last ones when a time has passed without any: a second time, as a computer that is too busy to look
+// lets the first one pass although they are there.
 func (u *UDPStream) receive() {
 	buffer := make([]byte, 512)
-	for {
+	idle := 0
+	for !u.complete() {
 		n, err := u.conn.Read(buffer)
 		var timeout net.Error
 		if errors.As(err, &timeout) && timeout.Timeout() {
-			return
+			if idle++; idle == 2 {
+				return
+			}
+			_ = u.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+			continue
 		}
+		idle = 0
 		if err != nil { // an ICMP error: that request is lost
 			continue
 		}
@@ -97,6 +126,7 @@ func (u *UDPStream) receive() {
 		u.mu.Lock()
 		if st.sequence < uint64(len(u.answered)) && !u.answered[st.sequence] {
 			u.answered[st.sequence] = true
+			u.missing--
 			u.sources[from]++
 			if at := u.sent[st.sequence]; at.After(u.last[from.Addr()]) {
 				u.last[from.Addr()] = at
