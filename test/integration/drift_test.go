@@ -471,7 +471,7 @@ func TestForeignSysctls(t *testing.T) {
 			return err == nil && v == c.good
 		})
 		t.Logf("mended: sysctl %s: after %.0f ms", c.key, ms(time.Since(begin)))
-		h.until(time.Second, "the log names "+c.key, func() bool { return strings.Contains(h.Log()[logged:], c.key) })
+		h.until(5*time.Second, "the log names "+c.key, func() bool { return strings.Contains(h.Log()[logged:], c.key) })
 	}
 	h.spread(ctx, "mended", h.Uplinks, h.Uplinks)
 	h.unchanged()
@@ -485,6 +485,7 @@ func TestRepairsAreLimited(t *testing.T) {
 	h.start(ctx, rig.Config(h.Topology, nil))
 	h.exposed()
 	const seconds = 6
+	fight := time.Now()
 	writes := h.listen(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -508,10 +509,11 @@ func TestRepairsAreLimited(t *testing.T) {
 	// Each of our transactions ends with one message that says so.
 	generations := writes.stop()[unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN]
 	t.Logf("%d flushes, %d transactions in all, %d repairs", 10*seconds, generations, s.Drift.Repairs)
-	if most := uint64(10 + seconds/2 + 3); s.Drift.Repairs > most || s.Drift.Repairs < 5 {
-		t.Errorf("%d repairs, at most %d are meant", s.Drift.Repairs, most)
+	took := uint64(time.Since(fight).Seconds()) + 1 // a busy computer needs longer for its flushes
+	if most := 10 + took/2 + 3; s.Drift.Repairs > most || s.Drift.Repairs < 5 {
+		t.Errorf("%d repairs in %d s, at most %d are meant", s.Drift.Repairs, took, most)
 	}
-	if n := strings.Count(h.Log(), "repairs are limited"); n == 0 || n > 5*seconds {
+	if n := strings.Count(h.Log(), "repairs are limited"); n == 0 || n > 5*int(took) {
 		t.Errorf("the log says %d times that repairs are limited", n)
 	}
 	h.unchanged()

@@ -19,7 +19,7 @@ import (
 // told.
 func TestHooks(t *testing.T) {
 	t.Parallel()
-	ctx := deadline(t, time.Minute)
+	ctx := deadline(t, 2*time.Minute)
 	h := newHouse(t, lab.NewRouter, lab.Options{})
 	script := func(name, text string) string {
 		path := filepath.Join(h.Folder, name)
@@ -34,7 +34,7 @@ func TestHooks(t *testing.T) {
 	// A family may be there, or gone, before the other one: that is a change of its own (TestHooksByFamily).
 	tell := script("tell", fmt.Sprintf(`[ -n "$FAMILY" ] || echo "$UPLINK $PREVIOUS>$STATE $CAUSE $INTERFACE $ADDRESSES" >> %s`, told))
 	hang := script("hang", "sleep 1000")
-	h.start(ctx, rig.Config(h.Topology, nil)+fmt.Sprintf("\n[hooks]\non_change = [%q, %q]\nhook_timeout = \"1s\"\n", tell, hang))
+	h.start(ctx, rig.Config(h.Topology, nil)+fmt.Sprintf("\n[hooks]\non_change = [%q, %q]\nhook_timeout = \"2s\"\n", tell, hang))
 	a := h.Uplinks[0]
 	addresses := a.Address.Addr().String() + " " + a.Address6.Addr().String()
 	h.until(5*time.Second, "both uplinks at the start", func() bool { return len(lines()) == 2 })
@@ -45,7 +45,7 @@ func TestHooks(t *testing.T) {
 		must(t, a.Carrier(true))
 		h.becomes(ctx, a, api.Up, 5*time.Second)
 	}
-	h.until(20*time.Second, "all changes are told", func() bool { return len(lines()) == 6 })
+	h.until(40*time.Second, "all changes are told", func() bool { return len(lines()) == 6 })
 	var got []string
 	for _, line := range lines() {
 		if strings.HasPrefix(line, a.Name+" ") {
@@ -64,7 +64,7 @@ func TestHooks(t *testing.T) {
 		t.Error("the log lacks the changes, or the hook that hangs")
 	}
 
-	h.until(time.Second, "it is known that they are told", func() bool {
+	h.until(10*time.Second, "it is known that they are told", func() bool {
 		b, err := os.ReadFile(filepath.Join(filepath.Dir(h.Socket()), "health.json"))
 		return err == nil && !strings.Contains(string(b), tell)
 	})

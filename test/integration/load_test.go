@@ -94,7 +94,7 @@ func (l *load) check() {
 
 // settled waits until a flow's last packets have arrived.
 func (l *load) settled(flow uint64, sent int) lab.FlowReport {
-	end := time.Now().Add(time.Second)
+	end := time.Now().Add(5 * time.Second)
 	for {
 		r := l.h.Server.Flow(flow)
 		if r.Received >= sent || time.Now().After(end) {

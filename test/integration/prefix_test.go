@@ -91,7 +91,7 @@ func (h *house) streamOn(ctx context.Context, from, as netip.Addr) *lab.OneWay {
 	for range 200 {
 		o, err := lab.StartOneWay(ctx, h.Client(), lab.Socket{Local: netip.AddrPortFrom(from, 0)}, netip.AddrPortFrom(lab.InternetAddress6, 0), 2*time.Millisecond)
 		must(h.t, err)
-		h.until(time.Second, "a stream arrives", func() bool { return len(h.Server.Flow(o.Flow).Sources) > 0 })
+		h.until(5*time.Second, "a stream arrives", func() bool { return len(h.Server.Flow(o.Flow).Sources) > 0 })
 		if slices.Contains(h.Server.Flow(o.Flow).Addresses(), as) {
 			return o
 		}
@@ -206,7 +206,7 @@ func TestPrefixFailover(t *testing.T) {
 		h.seen(ctx, event.name+": both carry again", h.Client(), host, at(a), at(b))
 		dying.Stop()
 		sent := safe.Stop()
-		h.until(time.Second, event.name+": nothing is lost on the other uplink", func() bool {
+		h.until(5*time.Second, event.name+": nothing is lost on the other uplink", func() bool {
 			r := h.Server.Flow(safe.Flow)
 			return r.Received == sent && len(r.Addresses()) == 1
 		})
@@ -273,7 +273,7 @@ func prefixChange(t *testing.T, topology func(lab.Options) (*lab.Topology, error
 	h.seen(ctx, "one taken out", h.Client(), host, outside(b, 0, host))
 	stream.Stop()
 	sent := safe.Stop()
-	h.until(time.Second, "nothing is lost on the other uplink", func() bool {
+	h.until(5*time.Second, "nothing is lost on the other uplink", func() bool {
 		r := h.Server.Flow(safe.Flow)
 		return r.Received == sent && len(r.Addresses()) == 1
 	})
@@ -313,7 +313,7 @@ func TestPrefixAsItIs(t *testing.T) {
 		return h.transaction(func(c *nftables.Conn) error { c.DelTable(ourTable); return nil })
 	})
 	sent := stream.Stop()
-	h.until(time.Second, "nothing of the stream is lost", func() bool {
+	h.until(5*time.Second, "nothing of the stream is lost", func() bool {
 		r := h.Server.Flow(stream.Flow)
 		return r.Received == sent && len(r.Addresses()) == 1
 	})

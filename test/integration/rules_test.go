@@ -446,7 +446,7 @@ uplink = %[1]q
 		h.goes("while it is up", h.name(1), pinned...)
 		stream, err := lab.StartOneWay(ctx, h.Clients[1], lab.Socket{Local: netip.MustParseAddrPort("192.168.0.13:0")}, internet(false), 10*time.Millisecond)
 		must(h.t, err)
-		h.until(time.Second, "the stream arrives", func() bool { return len(h.Server.Flow(stream.Flow).Sources) > 0 })
+		h.until(5*time.Second, "the stream arrives", func() bool { return len(h.Server.Flow(stream.Flow).Sources) > 0 })
 		out, back := func() error { return h.setUplink("disable", h.name(1)) }, func() error { return h.setUplink("enable", h.name(1)) }
 		if h.Switch == nil { // a dead cable, which is nobody else's
 			out, back = func() error { return h.Uplinks[1].Carrier(false) }, func() error { return h.Uplinks[1].Carrier(true) }

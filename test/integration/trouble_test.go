@@ -131,7 +131,7 @@ func TestWrongConfigurationAtReload(t *testing.T) {
 	if _, err := h.Wait(ctx, refused); err != nil {
 		t.Error(err)
 	}
-	h.until(time.Second, "SIGHUP's failure is in the log", func() bool { return strings.Contains(h.Log()[logged:], "colour") })
+	h.until(5*time.Second, "SIGHUP's failure is in the log", func() bool { return strings.Contains(h.Log()[logged:], "colour") })
 	if now := h.state(true); now != before {
 		t.Errorf("before:\n%s\nnow:\n%s", before, now)
 	}

@@ -263,7 +263,7 @@ func (h *house) moved(what string, f flow, from netip.Addr) {
 func (h *house) whole(what string, f flow) {
 	h.t.Helper()
 	sent := f.Stop()
-	h.until(time.Second, fmt.Sprintf("%s: all %d packets of the stream on %s (IPv6 %v) have arrived", what, sent, f.on.Name, f.v6), func() bool {
+	h.until(5*time.Second, fmt.Sprintf("%s: all %d packets of the stream on %s (IPv6 %v) have arrived", what, sent, f.on.Name, f.v6), func() bool {
 		return h.Server.Flow(f.Flow).Received == sent
 	})
 	if r := h.Server.Flow(f.Flow); r.Received != sent || len(r.Addresses()) != 1 {
