@@ -33,7 +33,11 @@ func (d *daemon) rebalance(now time.Time) bool {
 		}
 		d.uncounted = err != nil
 	}
-	changed := d.balancer.Step(now, groups(d.cfg, d.plan, d.monitor.Verdicts()))
+	var verdicts map[health.Leg]health.Verdict
+	if balances(d.cfg) {
+		verdicts = d.monitor.Verdicts()
+	}
+	changed := d.balancer.Step(now, groups(d.cfg, d.plan, verdicts))
 	if changed {
 		d.Log.Debug("uplinks share new connections by other weights", "weights", d.balancer.Weights())
 	}
@@ -43,6 +47,11 @@ func (d *daemon) rebalance(now time.Time) bool {
 // measures reports whether a policy wants to know what uplinks carry.
 func measures(cfg *config.Config) bool {
 	return slices.ContainsFunc(cfg.Policies, func(p config.Policy) bool { return p.Balance == config.BalanceCapacity })
+}
+
+// balances reports whether a policy goes by what is measured.
+func balances(cfg *config.Config) bool {
+	return slices.ContainsFunc(cfg.Policies, func(p config.Policy) bool { return p.Balance != config.BalanceWeight })
 }
 
 // traffic reads what each uplink has carried: from its own interface, or from
