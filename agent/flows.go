@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"multiroute/agent/api"
 	"multiroute/conntrack"
 )
@@ -107,7 +109,7 @@ func source(e conntrack.Entry, t conntrack.Tuple) api.Endpoint {
 	switch {
 	case conntrack.IsICMP(e.Proto):
 		end.ID = &t.ICMPID
-	case conntrack.HasPorts(e.Proto):
+	case portsKnown(e, t):
 		end.Port = &t.SrcPort
 	}
 	return end
@@ -115,10 +117,16 @@ func source(e conntrack.Entry, t conntrack.Tuple) api.Endpoint {
 
 func destination(e conntrack.Entry, t conntrack.Tuple) api.Endpoint {
 	end := api.Endpoint{Address: t.Dst}
-	if conntrack.HasPorts(e.Proto) {
+	if portsKnown(e, t) {
 		end.Port = &t.DstPort
 	}
 	return end
+}
+
+// portsKnown reports whether the kernel tells connections of this protocol apart by ports:
+// where it has no tracker for one, such as DCCP in new kernels, it tells none.
+func portsKnown(e conntrack.Entry, t conntrack.Tuple) bool {
+	return conntrack.HasPorts(e.Proto) && (e.Proto == unix.IPPROTO_GRE || t.SrcPort != 0 || t.DstPort != 0)
 }
 
 // flowState puts the kernel's knowledge into one word.

@@ -150,6 +150,16 @@ func TestFlowOf(t *testing.T) {
 				`"nat":{"address":"192.0.2.9","port":null,"id":8},"inbound":null,"state":"replied",` +
 				`"sent_packets":null,"sent_bytes":null,"received_packets":null,"received_bytes":null,"age_seconds":null,"timeout_seconds":30}`,
 		},
+		"DCCP that the kernel does not know": {
+			conntrack.Entry{Family: conntrack.FamilyIPv4, Proto: 33,
+				Orig:    conntrack.Tuple{Src: addr("192.168.0.5"), Dst: addr("9.9.9.9")},
+				Reply:   conntrack.Tuple{Src: addr("9.9.9.9"), Dst: addr("192.0.2.9")},
+				Status:  conntrack.StatusSrcNAT,
+				Timeout: 600},
+			`{"uplink":"a","protocol":"dccp","source":{"address":"192.168.0.5","port":null,"id":null},"destination":{"address":"9.9.9.9","port":null,"id":null},` +
+				`"nat":{"address":"192.0.2.9","port":null,"id":null},"inbound":null,"state":"unreplied",` +
+				`"sent_packets":null,"sent_bytes":null,"received_packets":null,"received_bytes":null,"age_seconds":null,"timeout_seconds":600}`,
+		},
 		"ESP without NAT": {
 			conntrack.Entry{Family: conntrack.FamilyIPv4, Proto: 50,
 				Orig:    conntrack.Tuple{Src: addr("203.0.113.5"), Dst: addr("9.9.9.9")},

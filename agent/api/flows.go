@@ -69,7 +69,8 @@ type Flow struct {
 type Endpoint struct {
 	Address netip.Addr `json:"address"`
 
-	// Port is nil for protocols without ports; for GRE it is the key.
+	// Port is nil for protocols without ports, and for those whose ports the kernel does
+	// not know; for GRE it is the key.
 	Port *uint16 `json:"port"`
 
 	// ID is the identifier of an ICMP echo: of the source only.
