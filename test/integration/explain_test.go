@@ -18,13 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multiroute/agent/api"
+	"multiroute/agent/config"
 	"multiroute/test/lab"
 )
 
 // request asks about a packet.
 func (h *ruleHouse) request(p packet) api.ExplainRequest {
 	r := api.ExplainRequest{From: p.from, To: p.to, Protocol: p.proto, FromPort: p.sport, ToPort: p.dport, DSCP: p.dscp, UID: uint32(p.uid)}
-	if p.proto != unix.IPPROTO_TCP && p.proto != udp {
+	if !config.HasPorts(p.proto) {
 		r.FromPort = 0 // it has none
 	}
 	if p.ns != h.Topology.Router {

@@ -6,15 +6,18 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"multiroute/agent/config"
 	"multiroute/test/lab"
 )
 
@@ -39,7 +42,9 @@ type destination struct {
 // arrival is the rest of a packet.
 type arrival struct {
 	from netip.Addr
+	port uint16 // of the source; 0 where the protocol has none
 	dscp uint8
+	data []byte // all behind the IP header
 }
 
 // watchInternet begins to look.
@@ -76,6 +81,7 @@ func (w *witness) look() {
 		if to, a, ok := parsePacket(buffer[:n]); ok {
 			w.mu.Lock()
 			if _, known := w.seen[to]; !known {
+				a.data = slices.Clone(a.data)
 				w.seen[to] = a
 			}
 			w.mu.Unlock()
@@ -102,13 +108,14 @@ func parsePacket(b []byte) (to destination, a arrival, ok bool) {
 	default:
 		return to, a, false
 	}
-	switch to.proto {
-	case unix.IPPROTO_TCP, unix.IPPROTO_UDP:
+	a.data = rest
+	switch {
+	case config.HasPorts(to.proto):
 		if len(rest) < 4 || to.proto == unix.IPPROTO_TCP && (len(rest) < 14 || rest[13]&0x17 != 2) { // FIN, SYN, RST, ACK
 			return to, a, false
 		}
-		to.port = binary.BigEndian.Uint16(rest[2:])
-	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
+		a.port, to.port = binary.BigEndian.Uint16(rest), binary.BigEndian.Uint16(rest[2:])
+	case to.proto == unix.IPPROTO_ICMP, to.proto == unix.IPPROTO_ICMPV6:
 		if len(rest) < 1 || rest[0] != echoRequest(to.proto) {
 			return to, a, false
 		}
@@ -289,15 +296,54 @@ func (p packet) payload() []byte {
 		b[0] = echoRequest(p.proto)
 		binary.BigEndian.PutUint32(b[4:], rand.Uint32()) // identifier and sequence
 		if p.proto == unix.IPPROTO_ICMP {                // the kernel does it for IPv6
-			sum := uint32(b[0]) << 8
-			sum += uint32(binary.BigEndian.Uint16(b[4:])) + uint32(binary.BigEndian.Uint16(b[6:]))
-			for sum > 0xffff {
-				sum = sum>>16 + sum&0xffff
-			}
-			binary.BigEndian.PutUint16(b[2:], ^uint16(sum))
+			binary.BigEndian.PutUint16(b[2:], checksum(b))
 		}
+	case unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_UDPLITE:
+		binary.BigEndian.PutUint16(b, p.sport)
+		binary.BigEndian.PutUint16(b[2:], p.dport)
+		switch p.proto { // UDP-Lite covers all, which is written as 0
+		case unix.IPPROTO_SCTP: // INIT (RFC 9260, 3.3.2)
+			b[12], b[15] = 1, 20
+			binary.BigEndian.PutUint32(b[16:], rand.Uint32()|1) // tag
+			b[20], b[25], b[27] = 1, 1, 1                       // window and streams
+			binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
+			return b
+		case unix.IPPROTO_DCCP: // REQUEST (RFC 4340, 5.1 and 5.3) with 12 bytes of data
+			b[4], b[8] = 5, 1
+			binary.BigEndian.PutUint32(b[12:], rand.Uint32()) // sequence number
+		}
+		binary.BigEndian.PutUint16(b[6:], checksum(append(pseudo(p.from, p.to, p.proto, len(b)), b...)))
 	}
 	return b
+}
+
+// checksum is the internet checksum of an even number of bytes (RFC 1071).
+func checksum(b []byte) uint16 {
+	var sum uint32
+	for i := 0; i+1 < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
+
+// pseudo is the header of addresses that checksums include, in the order of
+// IPv6, which has the same sum as that of IPv4.
+func pseudo(from, to netip.Addr, proto uint8, length int) []byte {
+	return append(append(from.AsSlice(), to.AsSlice()...), 0, 0, byte(length>>8), byte(length), 0, 0, 0, proto)
+}
+
+// intact reports whether a packet of SCTP, DCCP or UDP-Lite has a right
+// checksum.
+func (a arrival) intact(to destination) bool {
+	if to.proto != unix.IPPROTO_SCTP {
+		return checksum(append(pseudo(a.from, to.addr, to.proto, len(a.data)), a.data...)) == 0
+	}
+	b := slices.Clone(a.data)
+	clear(b[8:12])
+	return binary.LittleEndian.Uint32(a.data[8:]) == crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {

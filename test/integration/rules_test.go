@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multiroute/agent/api"
+	"multiroute/agent/config"
 	"multiroute/test/lab"
 	"multiroute/test/rig"
 )
@@ -180,12 +181,14 @@ func (h *ruleHouse) packets(x try) []packet {
 				p.proto = unix.IPPROTO_ICMPV6
 			}
 			p.dport = 0
-		default: // nothing but the addresses tells such a connection from another
+		default: // there may be nothing but the addresses that tells such a connection from another
 			h.hosts++
 			b := p.to.AsSlice()
 			b[len(b)-1] = 100 + h.hosts
 			p.to, _ = netip.AddrFromSlice(b)
-			p.dport = 0
+			if !config.HasPorts(p.proto) {
+				p.dport = 0
+			}
 		}
 		all = append(all, p)
 	}
