@@ -20,7 +20,7 @@ type UDPReport struct {
 	Sent, Received int
 	Sources        map[netip.AddrPort]int // addresses the server saw, and requests from each
 	Outage         time.Duration          // longest time between the sending of two requests that were answered, less the interval
-	Gap            time.Duration          // longest time in which requests were sent and none was answered: from the first one lost to the next one answered; 0: none lost
+	Gap            time.Duration          // longest time in which no request was answered: from the first one lost to the next one answered; 0: none lost
 }
 
 // Lost is how many requests had no answer.
@@ -152,24 +152,25 @@ func (u *UDPStream) Report() UDPReport {
 		return r
 	}
 	last := u.sent[0]
-	gap := time.Duration(0) // since the first of those lost in a row
+	lost := -1 // the first of those lost in a row
 	for i, at := range u.sent {
-		if i > 0 && !u.answered[i-1] {
-			// Where a busy computer sent nothing for longer, nobody knows what would have become of it.
-			gap += min(at.Sub(u.sent[i-1]), dialPause)
-			r.Gap = max(r.Gap, gap)
-		}
-		if u.answered[i] {
+		switch {
+		case !u.answered[i] && lost < 0:
+			lost = i
+		case u.answered[i]:
 			r.Received++
-			gap = 0
+			if lost >= 0 {
+				r.Gap = max(r.Gap, at.Sub(u.sent[lost]))
+			}
+			lost = -1
 		}
 		if u.answered[i] || i == len(u.sent)-1 {
 			r.Outage = max(r.Outage, at.Sub(last)-u.interval)
 			last = at
 		}
 	}
-	if !u.answered[len(u.sent)-1] {
-		r.Gap = max(r.Gap, gap+u.interval)
+	if lost >= 0 {
+		r.Gap = max(r.Gap, u.sent[len(u.sent)-1].Sub(u.sent[lost])+u.interval)
 	}
 	return r
 }

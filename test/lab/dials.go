@@ -40,7 +40,7 @@ type Dials struct {
 	failed []time.Time // when they began
 }
 
-// dialPause is how long openings must succeed before a gap is over, and the longest pause between requests of a stream that counts.
+// dialPause is how long openings must succeed before a gap is over.
 const dialPause = 60 * time.Millisecond
 
 // StartDials opens a connection each interval from ns until Stop is called or ctx ends; each has the time timeout.

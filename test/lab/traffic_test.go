@@ -108,30 +108,6 @@ func TestTrafficOracles(t *testing.T) {
 	}
 }
 
-// TestGapOfABusySender: a stream's gap is as long as requests were sent in vain, and not as the sender was kept from sending.
-func TestGapOfABusySender(t *testing.T) {
-	t.Parallel()
-	const ms = time.Millisecond
-	for _, c := range []struct {
-		sent     []time.Duration
-		answered []bool
-		gap      time.Duration
-	}{
-		{[]time.Duration{0, 1 * ms, 2 * ms, 3 * ms}, []bool{true, true, true, true}, 0},
-		{[]time.Duration{0, 1 * ms, 2 * ms, 40 * ms}, []bool{true, false, false, true}, 39 * ms},
-		{[]time.Duration{0, 1 * ms, 2 * ms, 502 * ms}, []bool{true, false, false, true}, 1*ms + dialPause},
-		{[]time.Duration{0, 1 * ms, 501 * ms, 502 * ms}, []bool{true, true, false, false}, 2 * ms},
-	} {
-		u := &UDPStream{interval: ms, answered: c.answered}
-		for _, d := range c.sent {
-			u.sent = append(u.sent, time.Unix(0, 0).Add(d))
-		}
-		if r := u.Report(); r.Gap != c.gap {
-			t.Errorf("sent after %v, answered %v: a gap of %v, wanted %v", c.sent, c.answered, r.Gap, c.gap)
-		}
-	}
-}
-
 func TestFromOutside(t *testing.T) {
 	t.Parallel()
 	lab := plain(t, NewRouter, Options{Uplinks: 3})
