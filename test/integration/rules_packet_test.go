@@ -296,7 +296,7 @@ func (p packet) payload() []byte {
 		b[0] = echoRequest(p.proto)
 		binary.BigEndian.PutUint32(b[4:], rand.Uint32()) // identifier and sequence
 		if p.proto == unix.IPPROTO_ICMP {                // the kernel does it for IPv6
-			binary.BigEndian.PutUint16(b[2:], checksum(b))
+			binary.BigEndian.PutUint16(b[2:], lab.Checksum(b))
 		}
 	case unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_UDPLITE:
 		binary.BigEndian.PutUint16(b, p.sport)
@@ -312,21 +312,9 @@ func (p packet) payload() []byte {
 			b[4], b[8] = 5, 1
 			binary.BigEndian.PutUint32(b[12:], rand.Uint32()) // sequence number
 		}
-		binary.BigEndian.PutUint16(b[6:], checksum(append(pseudo(p.from, p.to, p.proto, len(b)), b...)))
+		binary.BigEndian.PutUint16(b[6:], lab.Checksum(append(pseudo(p.from, p.to, p.proto, len(b)), b...)))
 	}
 	return b
-}
-
-// checksum is the internet checksum of an even number of bytes (RFC 1071).
-func checksum(b []byte) uint16 {
-	var sum uint32
-	for i := 0; i+1 < len(b); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(b[i:]))
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return ^uint16(sum)
 }
 
 // pseudo is the header of addresses that checksums include, in the order of
@@ -339,7 +327,7 @@ func pseudo(from, to netip.Addr, proto uint8, length int) []byte {
 // checksum.
 func (a arrival) intact(to destination) bool {
 	if to.proto != unix.IPPROTO_SCTP {
-		return checksum(append(pseudo(a.from, to.addr, to.proto, len(a.data)), a.data...)) == 0
+		return lab.Checksum(append(pseudo(a.from, to.addr, to.proto, len(a.data)), a.data...)) == 0
 	}
 	b := slices.Clone(a.data)
 	clear(b[8:12])

@@ -123,7 +123,7 @@ func echoReply(frame []byte) (reply []byte, header int) {
 		swap(ip[12:16], ip[16:20])
 		ip[8] = 60 // the time to live
 		copy(ip[10:], []byte{0, 0})
-		binary.BigEndian.PutUint16(ip[10:], checksum(ip[:header-etherHeader]))
+		binary.BigEndian.PutUint16(ip[10:], Checksum(ip[:header-etherHeader]))
 		reply[header] = 0
 	case unix.ETH_P_IPV6:
 		header = etherHeader + 40
@@ -149,7 +149,7 @@ func lies(reply []byte, header int) [][]byte {
 		if wrong[etherHeader]>>4 == 4 {
 			ip := wrong[etherHeader:header]
 			copy(ip[10:], []byte{0, 0})
-			binary.BigEndian.PutUint16(ip[10:], checksum(ip))
+			binary.BigEndian.PutUint16(ip[10:], Checksum(ip))
 		}
 		seal(wrong, header)
 		all = append(all, wrong)
@@ -182,11 +182,11 @@ func seal(frame []byte, header int) {
 	copy(icmp[2:], []byte{0, 0})
 	odd := make([]byte, len(icmp)%2)
 	if frame[etherHeader]>>4 == 4 {
-		binary.BigEndian.PutUint16(icmp[2:], checksum(slices.Concat(icmp, odd)))
+		binary.BigEndian.PutUint16(icmp[2:], Checksum(slices.Concat(icmp, odd)))
 		return
 	}
 	pseudo := append([]byte(nil), frame[etherHeader+8:header]...) // both addresses
 	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(icmp)))
 	pseudo = append(pseudo, 0, 0, 0, unix.IPPROTO_ICMPV6)
-	binary.BigEndian.PutUint16(icmp[2:], checksum(slices.Concat(pseudo, icmp, odd)))
+	binary.BigEndian.PutUint16(icmp[2:], Checksum(slices.Concat(pseudo, icmp, odd)))
 }

@@ -33,7 +33,7 @@ func Ping(ctx context.Context, ns *NS, s Socket, to netip.Addr) (time.Duration, 
 	packet := make([]byte, 64)
 	packet[0] = request
 	binary.BigEndian.PutUint64(packet[4:], rand.Uint64())    // identifier, sequence and the beginning of the data
-	binary.BigEndian.PutUint16(packet[2:], checksum(packet)) // the kernel does it again for IPv6
+	binary.BigEndian.PutUint16(packet[2:], Checksum(packet)) // the kernel does it again for IPv6
 	start := time.Now()
 	if _, err := c.Write(packet); err != nil {
 		return 0, fmt.Errorf("pinging %s from %s: %w", to, ns.Name, err)
@@ -50,8 +50,8 @@ func Ping(ctx context.Context, ns *NS, s Socket, to netip.Addr) (time.Duration, 
 	}
 }
 
-// checksum is the internet checksum.
-func checksum(b []byte) uint16 {
+// Checksum is the internet checksum (RFC 1071).
+func Checksum(b []byte) uint16 {
 	var sum uint32
 	for i := 0; i+1 < len(b); i += 2 {
 		sum += uint32(binary.BigEndian.Uint16(b[i:]))
