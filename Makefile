@@ -44,7 +44,7 @@ test: ## everything, with the race detector where there is a C compiler; no root
 	exit $$status
 
 # The packages that make or read bytes for the kernel, for probes and for DNS servers. Debian has qemu-mips in qemu-user.
-BYTES := ./nat ./routes ./conntrack ./datagram ./agent/probe ./agent/dns ./agent/domains
+BYTES := ./nat ./routes ./conntrack ./datagram ./agent/alarm ./agent/probe ./agent/dns ./agent/domains
 test-big-endian: ## tests of what makes and reads bytes, on a big-endian CPU; needs qemu-user
 	@command -v qemu-mips >/dev/null || { echo 'make test-big-endian: there is no qemu-mips (on Debian: apt-get install qemu-user)'; exit 1; }
 	GOARCH=mips GOMIPS=softfloat go test -exec 'qemu-mips -cpu 24Kf' -timeout 10m $(TESTFLAGS) $(BYTES)
