@@ -354,10 +354,10 @@ func TestBalanceLatencyNoise(t *testing.T) {
 			slow := h.Uplinks[0]
 			slow.Wire().Delay(200 * time.Millisecond)
 			first := h.shares(ctx, 8*time.Second) // and two for the connections
-			r := lab.Spread(ctx, h.Client(), 400, lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)))
+			r := lab.Spread(ctx, h.Client(), 800, lab.To(netip.AddrPortFrom(lab.InternetAddress, lab.PortTCP)))
 			t.Logf("one is slow: %v; new connections: %s", first, r)
-			if n := r.Sources[slow.Address.Addr()]; n+r.Errors > 80 { // three lost packets make an error
-				t.Errorf("%d of 400 new connections on the slow uplink: %s", n, r)
+			if n := r.Sources[slow.Address.Addr()]; n+r.Errors > 160 { // three lost packets make an error
+				t.Errorf("%d of 800 new connections on the slow uplink: %s", n, r)
 			}
 			rest := h.shares(ctx, 10*time.Second)
 			t.Logf("the rest: %v", rest)
