@@ -549,8 +549,7 @@ func (d *daemon) hourStrikes(now time.Time) bool {
 // sysctlsChanged reports whether somebody changed a sysctl of ours, or the ports
 // of the router's own programs.
 func (d *daemon) sysctlsChanged() bool {
-	before := d.ports
-	if ports, err := d.readPorts(); err == nil && !reflect.DeepEqual(ports, before) {
+	if ports, err := d.sysctl.Ports(); err == nil && !reflect.DeepEqual(ports, d.ports) {
 		return true
 	}
 	if !d.cfg.Router.ManageSysctls {

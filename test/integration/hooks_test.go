@@ -105,6 +105,10 @@ func TestHooksOverRestart(t *testing.T) {
 	for range 2 { // the third has nothing to tell
 		must(t, h.Run(ctx))
 		h.until(10*time.Second, "both have heard", func() bool { return read("slow-told") == "up down\n" && read("quick-told") == "up down\n" })
+		h.until(10*time.Second, "it is known that they have: who has not ended yet is told again", func() bool {
+			b, err := os.ReadFile(filepath.Join(filepath.Dir(h.Socket()), "health.json"))
+			return err == nil && !strings.Contains(string(b), slow) && !strings.Contains(string(b), quick)
+		})
 		must(t, h.End(syscall.SIGTERM))
 	}
 	if got := read("slow-told") + read("quick-told"); got != "up down\nup down\n" {
