@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -75,7 +76,7 @@ func lookups(m netlink.Message) (sets []string, err error) {
 // compiled; empty: they do not.
 func (s chainState) otherThan(c Chain) string {
 	switch {
-	case sameRules(s.rules, c.Rules):
+	case slices.Equal(s.rules, c.fingerprints()):
 		return ""
 	case len(s.rules) == 0:
 		return "chain " + c.Name + " has no rules"

@@ -71,6 +71,7 @@ func (t *Table) Close() {
 // are loaded before, and what nothing leads to any more is deleted behind, in
 // transactions of their own that change nothing for packets.
 func (t *Table) Write(have State, want Ruleset) error {
+	want = want.fingerprinted()
 	for _, b := range difference(have, want) {
 		if err := t.commit("writing", b); err != nil {
 			return err

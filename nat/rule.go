@@ -23,6 +23,8 @@ type Chain struct {
 	Hook     Hook
 	Priority int32
 	Rules    []Rule
+
+	prints []string // the rules' fingerprints, where nobody changes rules any more; nil: not made yet
 }
 
 // ChainType is nft's chain type.
@@ -326,6 +328,28 @@ func (r Rule) Fingerprint() string {
 		}
 	}
 	return fingerprint
+}
+
+// fingerprints are those of all rules.
+func (c Chain) fingerprints() []string {
+	if c.prints != nil {
+		return c.prints
+	}
+	all := make([]string, len(c.Rules))
+	for i, r := range c.Rules {
+		all[i] = r.Fingerprint()
+	}
+	return all
+}
+
+// fingerprinted is the same Ruleset, for who compares it more than once and does
+// not change it: fingerprints take longer to make than to compare.
+func (r Ruleset) fingerprinted() Ruleset {
+	r.Chains = slices.Clone(r.Chains)
+	for i := range r.Chains {
+		r.Chains[i].prints = r.Chains[i].fingerprints()
+	}
+	return r
 }
 
 // String prints the table as nft(8) would list it.

@@ -49,11 +49,7 @@ func (c Chain) base() string {
 }
 
 func (c Chain) state() chainState {
-	s := chainState{base: c.base()}
-	for _, r := range c.Rules {
-		s.rules = append(s.rules, r.Fingerprint())
-	}
-	return s
+	return chainState{base: c.base(), rules: c.fingerprints()}
 }
 
 // State returns what the kernel holds once r is written: for those who look
@@ -101,23 +97,20 @@ func (s State) Missing(want Ruleset) []string {
 		case have.base != c.base():
 			lost = append(lost, "chain "+c.Name+": hook or priority")
 		default:
-			for _, r := range c.Rules {
-				if !slices.Contains(have.rules, r.Fingerprint()) {
+			prints := c.fingerprints()
+			for i, r := range c.Rules {
+				if !slices.Contains(have.rules, prints[i]) {
 					lost = append(lost, "chain "+c.Name+": "+r.String())
 				}
 			}
 			if len(have.rules) > len(c.Rules) {
 				lost = append(lost, "chain "+c.Name+": a rule of somebody else is in it")
-			} else if len(lost) == 0 && !sameRules(have.rules, c.Rules) {
+			} else if len(lost) == 0 && !slices.Equal(have.rules, prints) {
 				lost = append(lost, "chain "+c.Name+": order of rules")
 			}
 		}
 	}
 	return lost
-}
-
-func sameRules(have []string, want []Rule) bool {
-	return slices.EqualFunc(have, want, func(h string, w Rule) bool { return h == w.Fingerprint() })
 }
 
 // Satisfies reports whether the kernel holds exactly want.
@@ -127,7 +120,7 @@ func (s State) Satisfies(want Ruleset) bool {
 	}
 	for _, c := range want.Chains {
 		have, ok := s.chains[c.Name]
-		if !ok || have.base != c.base() || !sameRules(have.rules, c.Rules) {
+		if !ok || have.base != c.base() || !slices.Equal(have.rules, c.fingerprints()) {
 			return false
 		}
 	}
@@ -251,7 +244,7 @@ func (s State) changes(want Ruleset) (refill []Chain, stale []string) {
 	for _, c := range want.Chains {
 		wanted[c.Name] = true
 		old, ok := s.chains[c.Name]
-		if !ok || old.base != c.base() || !sameRules(old.rules, c.Rules) || c.uses(anew) {
+		if !ok || old.base != c.base() || !slices.Equal(old.rules, c.fingerprints()) || c.uses(anew) {
 			refill = append(refill, c)
 		}
 	}
@@ -281,7 +274,7 @@ func (s State) written(want Ruleset) (after State, mixed []Chain) {
 
 // begins reports whether the chain begins with c's rules.
 func (s chainState) begins(c Chain) bool {
-	return s.base == c.base() && len(s.rules) >= len(c.Rules) && sameRules(s.rules[:len(c.Rules)], c.Rules)
+	return s.base == c.base() && len(s.rules) >= len(c.Rules) && slices.Equal(s.rules[:len(c.Rules)], c.fingerprints())
 }
 
 // setChanges returns the sets that are to be written, and the names of those,
