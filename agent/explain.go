@@ -263,30 +263,31 @@ func (e *explainer) sent() error {
 // frame.
 func (e *explainer) arrival() error {
 	r := e.request
-	name := r.Interface
-	sender := r.From
-	if name == "" {
-		answer, err := e.lookup(routes.Query{To: r.From})
-		if err != nil {
-			return err
-		}
-		u := e.uplinkOf(answer)
-		switch {
-		case answer.Kind != routes.Unicast:
-			return unexplained("no route leads back to %s: say by which interface it comes in (--interface)", r.From)
-		case u == nil:
-			if name = e.link(answer.Index); answer.Gateway.IsValid() {
-				sender = answer.Gateway
-			}
-		default: // out there; it can come by any uplink that has the destination
-			if u = e.uplinkWith(r.To); u == nil {
-				return unexplained("%s is in the internet and %s is no address of an uplink: say by which interface it comes in (--interface)", r.From, r.To)
-			}
-			name = u.Interface
-		}
+	back, err := e.lookup(routes.Query{To: r.From})
+	if err != nil {
+		return err
 	}
-	if u := e.uplinkWith(r.To); u != nil && u.Interface == name {
-		sender = u.Leg(e.family()).Nexthop.Gateway
+	outside, asked := e.uplinkOf(back) != nil, e.uplinkWith(r.To)
+	name := r.Interface
+	switch {
+	case name != "":
+	case back.Kind != routes.Unicast:
+		return unexplained("no route leads back to %s: say by which interface it comes in (--interface)", r.From)
+	case !outside:
+		name = e.link(back.Index)
+	case asked == nil: // it can come by any uplink that has the destination
+		return unexplained("%s is in the internet and %s is no address of an uplink: say by which interface it comes in (--interface)", r.From, r.To)
+	default:
+		name = asked.Interface
+	}
+	sender := r.From
+	switch {
+	case back.Kind == routes.Unicast && !outside && e.link(back.Index) == name: // a neighbour, or behind one
+		if back.Gateway.IsValid() {
+			sender = back.Gateway
+		}
+	case asked != nil && asked.Interface == name:
+		sender = asked.Leg(e.family()).Nexthop.Gateway
 	}
 	if e.in = e.facts.Link(name); e.in == nil {
 		var names []string

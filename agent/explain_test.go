@@ -206,6 +206,28 @@ func TestExplainUnknownMAC(t *testing.T) {
 	}
 }
 
+// TestExplainSender: who sent the frame, also where clients and uplinks share a
+// card.
+func TestExplainSender(t *testing.T) {
+	for _, c := range []struct{ from, iface, want string }{
+		{from: "192.168.0.6", want: "192.168.0.6"},
+		{from: "192.168.0.6", iface: "eth0", want: "192.168.0.6"},
+		{from: "9.9.9.9", want: "192.0.2.1"},
+		{from: "9.9.9.9", iface: "eth0", want: "192.0.2.1"},
+	} {
+		e := newExplainer(t)
+		a := &e.plan.Uplinks[0]
+		a.Interface, a.V4.Nexthop.Index = "eth0", e.facts.Link("eth0").Index
+		r, err := api.ParseExplain(c.from, "192.0.2.9:80", "", c.iface, "", "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.request = r; e.arrival() != nil || e.in.Name != "eth0" || e.sender.String() != c.want {
+			t.Errorf("%+v: sent by %s, in by %v", c, e.sender, e.in)
+		}
+	}
+}
+
 // TestExplainContradictions: what cannot be true of a packet is said, not passed
 // over.
 func TestExplainContradictions(t *testing.T) {
