@@ -182,7 +182,7 @@ func TestLastOne(t *testing.T) {
 	must(t, bad.Provider.Break(lab.Fault{Percent: 45, Way: lab.ToCustomer, Far: lab.Targets[0]}, lab.Fault{Percent: 45, Way: lab.ToCustomer, Far: lab.Targets[1]},
 		lab.Fault{Percent: 45, Way: lab.ToCustomer, Far: lab.Targets[2]}, lab.Fault{Percent: 45, Way: lab.ToCustomer, Far: lab.Targets6[0]},
 		lab.Fault{Percent: 45, Way: lab.ToCustomer, Far: lab.Targets6[1]}))
-	h.becomes(ctx, bad, api.Degraded, 60*time.Second) // when chance wants it
+	h.becomes(ctx, bad, api.Degraded, 20*time.Second)
 	h.carry(ctx, []*lab.Uplink{good}, 10*time.Second)
 	h.spread(ctx, "one is degraded", []*lab.Uplink{good}, []*lab.Uplink{good})
 	must(t, good.Carrier(false))
