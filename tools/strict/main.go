@@ -153,19 +153,18 @@ func reason(output string) string {
 // saying is a line that begins with a place in a test.
 var saying = regexp.MustCompile(`^\s*\S+\.(go|txtar):\d+: `)
 
-// maxSaid is how many lines of a failed test are said again at the end.
+// maxSaid is how many lines of a failed test are said again at the end: the last
+// ones, since what failed comes after what went well.
 const maxSaid = 20
 
 // said is what a failed test says itself, without what its programs wrote: it is
 // found at the end of a log of which the beginning is lost.
 func said(output string) string {
-	var lines strings.Builder
-	n := 0
+	var lines []string
 	for line := range strings.Lines(output) {
-		if saying.MatchString(line) && n < maxSaid {
-			n++
-			lines.WriteString("\n\t" + strings.TrimSpace(line))
+		if saying.MatchString(line) {
+			lines = append(lines, "\n\t"+strings.TrimSpace(line))
 		}
 	}
-	return lines.String()
+	return strings.Join(lines[max(0, len(lines)-maxSaid):], "")
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -50,5 +51,19 @@ func TestRun(t *testing.T) {
 				t.Errorf("status %d\n%s%s", status, &out, &errOut)
 			}
 		})
+	}
+}
+
+// TestSaid: of many words of a failed test the last ones are told, which say what failed.
+func TestSaid(t *testing.T) {
+	t.Parallel()
+	var output strings.Builder
+	for i := range 2 * maxSaid {
+		fmt.Fprintf(&output, "    f_test.go:%d: fine\nnoise\n", i)
+	}
+	output.WriteString("    f_test.go:99: wrong\n")
+	got := said(output.String())
+	if n := strings.Count(got, "\n\t"); n != maxSaid || !strings.HasSuffix(got, "\n\tf_test.go:99: wrong") || strings.Contains(got, "noise") {
+		t.Errorf("%d lines: %s", n, got)
 	}
 }
