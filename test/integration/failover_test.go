@@ -232,8 +232,8 @@ func TestProbesFollow(t *testing.T) {
 	h.allUp(ctx, 5*time.Second)
 	u := h.Uplinks[1]
 	// When the last IPv6 address of an interface goes, the kernel's masquerade takes
-	// another interface's, until the agent has followed.
-	must(t, u.Provider.Allow(netip.PrefixFrom(h.Uplinks[0].Address6.Addr(), 128)))
+	// another interface's, until the agent has followed. See TestInterfaceGoesAndReturns.
+	must(t, u.Provider.Refuse(netip.PrefixFrom(h.Uplinks[0].Address6.Addr(), 128)))
 	b := h.bystanders(ctx, h.Uplinks[0])
 	for i, c := range []struct {
 		what       string

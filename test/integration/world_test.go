@@ -453,8 +453,10 @@ func TestInterfaceGoesAndReturns(t *testing.T) {
 			defer elsewhere.Close()
 			router := h.Topology.Router
 			// When the last IPv6 address of an interface goes, the kernel's masquerade
-			// takes another interface's, until the agent has followed.
-			if err := u.Provider.Allow(netip.PrefixFrom(healthy.Address6.Addr(), 128)); err != nil {
+			// takes another interface's, until the agent has followed. Answers would come
+			// by the other uplink, and the end of such a connection look like that of a
+			// bystander.
+			if err := u.Provider.Refuse(netip.PrefixFrom(healthy.Address6.Addr(), 128)); err != nil {
 				t.Fatal(err)
 			}
 			b := h.bystanders(ctx, healthy)

@@ -121,8 +121,18 @@ func TestLeaksAreCounted(t *testing.T) {
 			if r := Spread(t.Context(), lab.Router, 1, to); r.Errors > 0 {
 				t.Error(r)
 			}
-			if after, _, _ := first.Provider.Leaks(); after == before {
+			after, _, _ := first.Provider.Leaks()
+			if after == before {
 				t.Error("a packet with another uplink's address was not counted")
+			}
+			must(t, first.Provider.Refuse(host(other.Address.Addr())))
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			if r := Spread(ctx, lab.Router, 1, to); r.Errors != 1 {
+				t.Errorf("a refused source was served: %v", r)
+			}
+			if again, _, _ := first.Provider.Leaks(); again != after {
+				t.Errorf("%d leaks from a refused source", again-after)
 			}
 		})
 	}

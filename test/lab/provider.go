@@ -163,6 +163,22 @@ func (p *Provider) Allow(prefixes ...netip.Prefix) error {
 	return p.watch()
 }
 
+// Refuse drops in silence what comes from the customer with one of these sources, as providers do that check them (BCP 38). It does not count as a leak.
+func (p *Provider) Refuse(sources ...netip.Prefix) error {
+	for _, s := range sources {
+		rule := netlink.NewRule()
+		rule.Family, rule.Priority, rule.IifName, rule.Type = unix.AF_INET, 2, customerSide, unix.RTN_BLACKHOLE
+		if s.Addr().Is6() {
+			rule.Family = unix.AF_INET6
+		}
+		rule.Src = ipNet(s)
+		if err := present(p.NS.handle.RuleAdd(rule)); err != nil {
+			return fmt.Errorf("refusing %s in %s: %w", s, p.NS.Name, err)
+		}
+	}
+	return p.Allow(sources...)
+}
+
 // watch counts on the present interface, with the present addresses (and extra ones) as the right ones.
 func (p *Provider) watch(extra ...netip.Prefix) (err error) {
 	p.mu.Lock()
