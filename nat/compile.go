@@ -141,6 +141,9 @@ func (c *compiler) restore() {
 		c.chain(Chain{Name: classifyChain, Rules: first})
 		rules = append(rules, Rule{Match{Field: ConnStatus, Op: NoBit, Values: []Value{confirmed}}, Verdict{Goto, classifyChain}})
 	}
+	if len(marks) > 0 && c.counted() {
+		marks = append(marks, Rule{RestoreMark{c.Mask}}) // for what finds nothing in the map, see difference
+	}
 	c.rules.Chains = slices.Insert(c.rules.Chains, 0, Chain{Name: "restore", Type: Filter, Hook: Prerouting, Priority: priorityMangle, Rules: append(rules, marks...)})
 }
 
@@ -551,7 +554,9 @@ func (c *compiler) unNATed(v Verdict) []Rule {
 // bind binds a new connection to the uplink that routing chose for it, by
 // interface, on a shared one by gateway, and has it NATed to that uplink's
 // address. It is the first of all programs' nat chains: where another one NATs
-// a connection, the kernel runs none of those behind it.
+// a connection, the kernel runs none of those behind it. What should have found
+// its interface or gateway in a map and did not (see difference) is dropped, and
+// sent again.
 func (c *compiler) bind() {
 	var rules []Rule
 	if len(c.interfaces) > 0 {
@@ -569,7 +574,7 @@ func (c *compiler) bind() {
 			}
 			m.Entries = append(m.Entries, MapEntry{ifname(name), Verdict{Goto, target}})
 		}
-		rules = []Rule{{m}}
+		rules = []Rule{{m}, {c.outUplink(Is), Verdict{Kind: Drop}}}
 		c.chain(Chain{Name: "masquerading", Rules: append(c.apartFromServices(), c.masquerade(PortRange{})...)})
 	}
 	if c.hairpins() {
@@ -603,7 +608,7 @@ func (c *compiler) leave(u Uplink) []Rule {
 // not NATed. Where no gateway is known and no clients are, all is the first
 // uplink's: another one is just leaving the interface.
 func outbound(uplinks []Uplink, clients bool) []Rule {
-	var rules []Rule
+	var rules, missed []Rule
 	for _, v6 := range []bool{false, true} {
 		m := Map{Field: nexthop(v6)}
 		taken := map[netip.Addr]bool{}
@@ -617,8 +622,10 @@ func outbound(uplinks []Uplink, clients bool) []Rule {
 		}
 		if len(m.Entries) > 0 {
 			rules = append(rules, Rule{m})
+			missed = append(missed, Rule{Match{Field: nexthop(v6), Values: addresses(family(gatewaysOf(uplinks), v6))}, Verdict{Kind: Drop}})
 		}
 	}
+	rules = append(rules, missed...)
 	switch {
 	case clients:
 		return rules

@@ -33,8 +33,9 @@ type batch struct {
 // that goes with it, in the same moment (nft_map_deactivate,
 // net/netfilter/nf_tables_api.c). A packet that is among the old rules then
 // finds nothing in it: it would leave without NAT, or unbound. So new rules come
-// before the old ones in their chains, and those go when no packet can be among
-// them.
+// before the old ones in their chains, and those go when no packet should be among
+// them. One still is where a hypervisor held it up there for long enough: behind
+// maps whose uplink it must not miss there are rules for that.
 func difference(have State, want Ruleset) []*batch {
 	var all []*batch
 	dynamic, changed, _ := have.dynamicChanges(want)
